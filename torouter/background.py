@@ -1,0 +1,72 @@
+"""Runs coroutines for synchronous callers on one event loop of the library's own.
+
+The loop lives in a daemon thread, so synchronous methods work anywhere, inside a notebook's running loop too, and the
+connections that one call opens are there for the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_pid: int | None = None
+
+
+def background_loop() -> asyncio.AbstractEventLoop:
+    """The library's event loop, started on first use and again in a forked child, whose copy of the thread is dead."""
+    global _loop, _pid
+    with _lock:
+        if _loop is None or _loop.is_closed() or _pid != os.getpid():
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, name="torouter", daemon=True).start()
+            _loop, _pid = loop, os.getpid()
+        return _loop
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run `coroutine` on the background loop and wait for it; KeyboardInterrupt cancels it.
+
+    Context variables of the caller are seen by the coroutine.
+    """
+    loop = background_loop()
+    if _running_loop() is loop:
+        coroutine.close()
+        msg = "a synchronous method was called on torouter's own event loop: use its asynchronous twin there"
+        raise RuntimeError(msg)
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def iterate(stream: AsyncGenerator[T, None]) -> Iterator[T]:
+    """Iterate over `stream` from synchronous code; closing the iterator closes the stream and its connection."""
+    try:
+        while True:
+            try:
+                item = run(_next(stream))
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        run(stream.aclose())
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+async def _next(stream: AsyncGenerator[T, None]) -> T:
+    return await anext(stream)

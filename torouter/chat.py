@@ -1,0 +1,83 @@
+"""What is asked of an expert and what comes back, free of any framework and of any server's dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One chat call, in the OpenAI names; `torouter.tgi.wire` turns it into the dialect of the expert's server.
+
+    Attributes:
+        messages: OpenAI message objects (`role`, `content`, `tool_calls`, `tool_call_id`).
+        parameters: temperature, max_tokens, top_p, stop (list of str), seed, frequency_penalty, logprobs, top_logprobs.
+        tools: OpenAI tool objects (`{"type": "function", "function": {...}}`).
+        tool_choice: None, "auto", "none", "required" or the OpenAI object that names a function.
+        response_format: The OpenAI object (`json_object` or `json_schema`), or TGI's `{"type": "regex", "value": ...}`.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: str | Mapping[str, Any] | None = None
+    response_format: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the server reports them."""
+
+    input_tokens: int
+    output_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One complete call of a tool. `arguments` is the JSON text of an object; `id` is unique within the process."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a streamed tool call: id and name come with the first piece only, arguments are to be joined."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """A whole answer. `model` is what the server says it served, `logprobs` its `content` list where asked for."""
+
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason = "stop"
+    usage: Usage | None = None
+    model: str | None = None
+    logprobs: tuple[Mapping[str, Any], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatChunk:
+    """One step of a streamed answer. The last chunk with a finish reason ends it; usage comes on exactly one chunk."""
+
+    text: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    model: str | None = None
+    logprobs: tuple[Mapping[str, Any], ...] | None = None

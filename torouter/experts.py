@@ -1,0 +1,308 @@
+"""Experts: the served models that a router chooses from, described in Python or in `experts.yaml`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, cast
+from urllib.parse import urlsplit
+
+import yaml
+
+from torouter.errors import ConfigurationError
+from torouter.secrets import Secret, SupportsSecret
+
+Api = Literal["tgi", "openai"]
+Ability = Literal["tools", "json_schema", "images"]
+
+APIS: tuple[Api, ...] = ("tgi", "openai")
+ABILITIES: frozenset[Ability] = frozenset(("tools", "json_schema", "images"))
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expert:
+    """One served model: where it is, what it costs and what it can do.
+
+    Raises:
+        ConfigurationError: A field has a value that can't work; the message names expert, field, value and fix.
+    """
+
+    name: str
+    """The name that router, traces and failover use. Routers match experts by it."""
+    url: str = ""
+    """Base url of the server, with or without `/v1`. Empty only where an object of a framework answers for the expert."""
+    urls: tuple[str, ...] = ()
+    """All replicas' urls. `url` is the first of them."""
+    api: Api = "tgi"
+    """The dialect: "tgi", or "openai" for vLLM, SGLang, llama.cpp, `transformers serve` and the like."""
+    model: str | None = None
+    """Id of the served model. TGI needs none; vLLM refuses a request without its own."""
+    adapter: str | None = None
+    """Id of a LoRA adapter that TGI has loaded. TGI falls back to its base model silently where it does not know the id."""
+    input_price: float | None = None
+    """USD per million input tokens."""
+    output_price: float | None = None
+    """USD per million output tokens."""
+    context_window: int | None = None
+    """Tokens that input and output may take together; None where unknown."""
+    abilities: frozenset[Ability] = frozenset(("tools", "json_schema"))
+    """What the expert can be asked for beyond text: "tools", "json_schema", "images"."""
+    tags: frozenset[str] = frozenset()
+    """Free labels such as "edge" and "cloud", for policies."""
+    api_key: Secret | None = None
+    """Token sent to this expert's own urls and nowhere else. Accepts a str or a pydantic SecretStr."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the token, read when the expert is first asked."""
+    prefix: tuple[Mapping[str, Any], ...] = ()
+    """Messages put before every request's: a system prompt and few-shot examples."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Default request parameters (temperature, max_tokens, stop, ...); a call's own win."""
+
+    def __post_init__(self) -> None:
+        self._check_name()
+        urls = self._checked_urls()
+        put = object.__setattr__  # the dataclass is frozen; this is its constructor
+        put(self, "urls", urls)
+        put(self, "url", urls[0] if urls else "")
+        if self.api not in APIS:
+            raise self._wrong("api", self.api, f"use one of {', '.join(APIS)}")
+        for price in ("input_price", "output_price"):
+            put(self, price, self._checked_price(price))
+        self._check_window()
+        put(self, "abilities", self._checked_words("abilities", allowed=ABILITIES))
+        put(self, "tags", self._checked_words("tags"))
+        put(self, "api_key", self._checked_key())
+        for text in ("model", "adapter", "api_key_env"):
+            value = getattr(self, text)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise self._wrong(text, value, "give a non-empty string, or leave it out")
+        put(self, "prefix", self._checked_prefix())
+        if not isinstance(self.parameters, Mapping):
+            raise self._wrong("parameters", self.parameters, "give a mapping such as {temperature: 0, max_tokens: 256}")
+        put(self, "parameters", MappingProxyType(dict(self.parameters)))
+
+    @property
+    def served_model(self) -> str:
+        """What `model_name` in metadata says when the server does not name its model."""
+        return self.adapter or self.model or self.name
+
+    def token(self) -> str | None:
+        """The token to send, None where the expert needs none.
+
+        Raises:
+            ConfigurationError: `api_key_env` names a variable that is not set.
+        """
+        if self.api_key is not None:
+            return self.api_key.get_secret_value()
+        if self.api_key_env is None:
+            return None
+        value = os.environ.get(self.api_key_env)
+        if not value:
+            raise self._wrong("api_key_env", self.api_key_env, f"set the environment variable {self.api_key_env}")
+        return value
+
+    @classmethod
+    def from_mapping(cls, entry: Mapping[str, Any]) -> Expert:
+        """Build an expert from plain data such as one entry of `experts.yaml`.
+
+        Raises:
+            ConfigurationError: An unknown key, a missing name or a wrong value.
+        """
+        known = {f.name for f in fields(cls)}
+        name = entry.get("name")
+        for key in entry:
+            if key not in known:
+                msg = f"expert {name!r}: unknown field {key!r}; known fields are {', '.join(sorted(known))}"
+                raise ConfigurationError(msg)
+        if "name" not in entry:
+            msg = f"an expert without a name (fields: {', '.join(map(str, entry)) or 'none'}): add `name`"
+            raise ConfigurationError(msg)
+        return cls(**cast("dict[str, Any]", dict(entry)))
+
+    def _wrong(self, name: str, value: object, fix: str) -> ConfigurationError:
+        return ConfigurationError(f"expert {self.name!r}: {name}={value!r} can't be used: {fix}")
+
+    def _check_name(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise self._wrong("name", self.name, "give a non-empty string")
+
+    def _checked_urls(self) -> tuple[str, ...]:
+        if isinstance(self.urls, str) or not isinstance(self.urls, Sequence):
+            raise self._wrong("urls", self.urls, "give a list of urls, or a single one as `url`")
+        urls = tuple(dict.fromkeys((self.url, *self.urls) if self.url else self.urls))
+        return tuple(self._checked_url(url) for url in urls)
+
+    def _checked_url(self, url: object) -> str:
+        fix = "give a full address such as http://127.0.0.1:8080"
+        if not isinstance(url, str):
+            raise self._wrong("url", url, fix)
+        try:
+            parts = urlsplit(url)
+            port_ok = parts.port is None or parts.port > 0
+        except ValueError:
+            raise self._wrong("url", url, fix) from None
+        if parts.username or parts.password:
+            # The message must not repeat the password that stands in the url.
+            raise self._wrong(
+                "url", f"{parts.scheme}://...@{parts.hostname}", "put the token in api_key or api_key_env"
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok or parts.query or parts.fragment:
+            raise self._wrong("url", url, fix)
+        return url.rstrip("/")
+
+    def _checked_price(self, name: str) -> float | None:
+        value = getattr(self, name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+            raise self._wrong(name, value, "give USD per million tokens, zero or more")
+        return float(value)
+
+    def _check_window(self) -> None:
+        window = self.context_window
+        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window <= 0):
+            raise self._wrong("context_window", window, "give a whole number of tokens above zero")
+
+    def _checked_words(self, name: str, allowed: frozenset[str] | None = None) -> frozenset[str]:
+        value = getattr(self, name)
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise self._wrong(name, value, "give a list of words")
+        words = list(value)
+        for word in words:
+            if not isinstance(word, str) or (allowed is not None and word not in allowed):
+                fix = f"use {', '.join(sorted(allowed))}" if allowed else "give a list of words"
+                raise self._wrong(name, word, fix)
+        return frozenset(words)
+
+    def _checked_key(self) -> Secret | None:
+        key: object = self.api_key
+        if key is None or isinstance(key, Secret):
+            return key
+        if self.api_key_env is not None:
+            raise self._wrong("api_key_env", self.api_key_env, "give either api_key or api_key_env, not both")
+        if isinstance(key, SupportsSecret):
+            return Secret(key.get_secret_value())
+        if isinstance(key, str) and key:
+            return Secret(key)
+        raise self._wrong("api_key", Secret(""), "give a non-empty string or SecretStr")
+
+    def _checked_prefix(self) -> tuple[Mapping[str, Any], ...]:
+        if isinstance(self.prefix, (str, Mapping)) or not isinstance(self.prefix, Sequence):
+            raise self._wrong("prefix", self.prefix, "give a list of messages such as {role: system, content: ...}")
+        for message in self.prefix:
+            if not isinstance(message, Mapping) or message.get("role") not in ROLES or "content" not in message:
+                raise self._wrong("prefix", message, f"each message needs a role ({', '.join(ROLES)}) and a content")
+        return tuple(MappingProxyType(dict(message)) for message in self.prefix)
+
+
+class ExpertPool(Mapping[str, Expert]):
+    """The experts of one application by name, in the order given.
+
+    Args:
+        experts: An ExpertPool, the path of a YAML file, a sequence of `Expert`s, or a mapping from name to a url, an
+            `Expert` (whose name the key must equal) or a mapping of its fields.
+
+    Raises:
+        ConfigurationError: No expert, two of one name, or an entry that can't be used.
+    """
+
+    def __init__(self, experts: ExpertPool | str | os.PathLike[str] | Sequence[Expert] | Mapping[str, Any]) -> None:
+        if isinstance(experts, (str, os.PathLike)):
+            found: Iterable[Expert] = ExpertPool.from_yaml(experts).values()
+        elif isinstance(experts, Mapping):
+            found = [_coerced(name, value) for name, value in experts.items()]
+        else:
+            found = experts
+        self._experts: dict[str, Expert] = {}
+        for expert in found:
+            if not isinstance(expert, Expert):
+                msg = f"experts: {expert!r} is no Expert; give Expert(name=..., url=...)"
+                raise ConfigurationError(msg)
+            if expert.name in self._experts:
+                msg = f"expert {expert.name!r} stands twice: give each expert a name of its own"
+                raise ConfigurationError(msg)
+            self._experts[expert.name] = expert
+        if not self._experts:
+            msg = "experts: there is none; give at least one Expert(name=..., url=...)"
+            raise ConfigurationError(msg)
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str]) -> ExpertPool:
+        """Read `experts.yaml`: a mapping with one key, `experts`, a list of entries with `Expert`'s fields.
+
+        Raises:
+            ConfigurationError: The file can't be read or is wrong; the message names file, expert, field and value.
+        """
+        file = Path(path)
+        try:
+            document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            msg = f"{file}: no such file; give the path of an experts.yaml"
+            raise ConfigurationError(msg) from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            msg = f"{file}: can't be read as YAML: {error}"
+            raise ConfigurationError(msg) from error
+        if not isinstance(document, Mapping) or not isinstance(document.get("experts"), list) or len(document) != 1:
+            msg = f"{file}: the file must hold one key, `experts`, with a list of experts"
+            raise ConfigurationError(msg)
+        try:
+            experts = []
+            for entry in document["experts"]:
+                if not isinstance(entry, Mapping):
+                    msg = f"an entry is {entry!r}, not a mapping of fields"
+                    raise ConfigurationError(msg)
+                experts.append(Expert.from_mapping(entry))
+                if not experts[-1].urls:
+                    msg = f"expert {experts[-1].name!r}: url is missing; give the address of its server"
+                    raise ConfigurationError(msg)
+            return cls(experts)
+        except ConfigurationError as error:
+            msg = f"{file}: {error}"
+            raise ConfigurationError(msg) from None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._experts)
+
+    def __getitem__(self, name: str) -> Expert:
+        try:
+            return self._experts[name]
+        except KeyError:
+            msg = f"no expert is called {name!r}; there are {', '.join(self._experts)}"
+            raise UnknownExpertError(msg) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._experts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._experts)
+
+    def __len__(self) -> int:
+        return len(self._experts)
+
+    def __repr__(self) -> str:
+        return f"ExpertPool({', '.join(self._experts)})"
+
+
+class UnknownExpertError(ConfigurationError, KeyError):
+    """A name that no expert of the pool has. It is a KeyError too, so that the pool keeps a Mapping's contract."""
+
+    __str__ = Exception.__str__  # KeyError's shows the repr of the message
+
+
+def _coerced(name: str, value: object) -> Expert:
+    if isinstance(value, str):
+        return Expert(name=name, url=value)
+    if isinstance(value, Mapping):
+        return Expert.from_mapping({"name": name, **value})
+    if isinstance(value, Expert):
+        if value.name != name:
+            msg = f"expert {value.name!r} stands under the name {name!r}: let both be the same"
+            raise ConfigurationError(msg)
+        return value
+    msg = f"expert {name!r}: {value!r} is no url, Expert or mapping of its fields"
+    raise ConfigurationError(msg)

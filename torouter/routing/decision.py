@@ -1,0 +1,59 @@
+"""What the router and the policy decided for one query, and what each asked expert made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """The experts of one query in the order in which they are asked.
+
+    Attributes:
+        ranking: Expert names, the chosen one first. The dispatcher walks it when an expert can't answer.
+        scores: The router's score of each expert it knows, before the policy changed anything.
+        reason: Why the first is first: "router", "pinned", or the policy's own word.
+        milliseconds: Time that scoring and deciding took.
+    """
+
+    ranking: tuple[str, ...]
+    scores: Mapping[str, float]
+    reason: str = "router"
+    milliseconds: float = 0.0
+
+    @property
+    def expert(self) -> str:
+        """The chosen expert."""
+        return self.ranking[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON for metadata, logs and the command line."""
+        return {
+            "expert": self.expert,
+            "ranking": list(self.ranking),
+            "scores": {name: round(float(score), 6) for name, score in self.scores.items()},
+            "reason": self.reason,
+            "milliseconds": round(self.milliseconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One expert that was asked and failed. `error` is the exception's class name and `message` its text, both free of secrets."""
+
+    expert: str
+    error: str
+    message: str
+    milliseconds: float
+    url: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; the url is left out, since it may name a private host."""
+        return {
+            "expert": self.expert,
+            "error": self.error,
+            "message": self.message,
+            "milliseconds": round(self.milliseconds, 3),
+        }
