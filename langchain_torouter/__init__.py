@@ -1,0 +1,1 @@
+"""torouter for LangChain: `RoutedChatModel` and `ChatTGI`."""

@@ -1,0 +1,1 @@
+"""torouter for LlamaIndex: `RoutedLLM`, `TGILLM` and `TORouterSelector`."""

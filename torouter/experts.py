@@ -34,7 +34,7 @@ class Expert:
     name: str
     """The name that router, traces and failover use. Routers match experts by it."""
     url: str = ""
-    """Base url of the server, with or without `/v1`. Empty only where an object of a framework answers for the expert."""
+    """Base url of the server, with or without `/v1`. Empty only where a framework's own object is the expert."""
     urls: tuple[str, ...] = ()
     """All replicas' urls. `url` is the first of them."""
     api: Api = "tgi"
@@ -42,7 +42,7 @@ class Expert:
     model: str | None = None
     """Id of the served model. TGI needs none; vLLM refuses a request without its own."""
     adapter: str | None = None
-    """Id of a LoRA adapter that TGI has loaded. TGI falls back to its base model silently where it does not know the id."""
+    """Id of a LoRA adapter that TGI has loaded. Where TGI does not know it, its base model answers silently."""
     input_price: float | None = None
     """USD per million input tokens."""
     output_price: float | None = None

@@ -41,7 +41,7 @@ class RouteDecision:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One expert that was asked and failed. `error` is the exception's class name and `message` its text, both free of secrets."""
+    """One expert that was asked and failed: the exception's class name and its text, which hold no secret."""
 
     expert: str
     error: str
