@@ -1,0 +1,154 @@
+"""Directories of checkpoints: found here or on the Hub, read with care, replaced in one step.
+
+Every file has a fixed name, so nothing that a checkpoint says can lead out of its directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torouter.errors import CheckpointError
+
+CONFIG = "router.json"
+CARD = "README.md"
+MODEL = "model.onnx"
+MODEL_INT8 = "model_int8.onnx"
+ENCODER = "encoder.onnx"
+ARRAYS = "router.safetensors"
+TOKENIZER = "tokenizer.json"
+FILES = (
+    *(CONFIG, CARD, MODEL, MODEL_INT8, ENCODER, ARRAYS, TOKENIZER),
+    *("config.json", "model.safetensors", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
+)
+
+MAX_TEXT_BYTES = 64 * 2**20
+MAX_WEIGHT_BYTES = 8 * 2**30
+
+
+def located(
+    path_or_repo_id: str | os.PathLike[str],
+    *,
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | os.PathLike[str] | None,
+    local_files_only: bool,
+) -> Path:
+    """The directory of a checkpoint, fetched from the Hub where it is none here.
+
+    Raises:
+        CheckpointError: It is neither a checkpoint here nor to be had from the Hub.
+    """
+    path = Path(path_or_repo_id)
+    if path.is_dir():
+        if not (path / CONFIG).is_file():
+            raise CheckpointError(f"{path} holds no {CONFIG}: give the directory that `torouter train` wrote")
+        return path
+    name = str(path_or_repo_id)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        raise CheckpointError(f"{name}: no such directory; give a router's directory or a Hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            name,
+            revision=revision,
+            token=token,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+            local_files_only=local_files_only,
+            allow_patterns=list(FILES),
+        )
+    except Exception as error:  # the Hub's client raises its own errors, its transport's and the system's
+        msg = f"{name}: neither a directory here nor to be had from the Hub: {type(error).__name__}: {error}"
+        raise CheckpointError(msg) from error
+    if not (Path(found) / CONFIG).is_file():
+        raise CheckpointError(f"{name} on the Hub holds no {CONFIG}: it is no torouter checkpoint")
+    return Path(found)
+
+
+def checked(directory: Path, name: str, limit: int = MAX_WEIGHT_BYTES) -> Path:
+    """The path of a checkpoint's file.
+
+    Raises:
+        CheckpointError: It is missing or larger than `limit` bytes.
+    """
+    path = directory / name
+    if not path.is_file():
+        raise CheckpointError(f"{directory} lacks {name}: the checkpoint is incomplete, save or fetch it again")
+    size = path.stat().st_size
+    if size > limit:
+        raise CheckpointError(f"{path} has {size} bytes, more than the {limit} that are read")
+    return path
+
+
+def read_text(directory: Path, name: str) -> str:
+    """Text of one of a checkpoint's files.
+
+    Raises:
+        CheckpointError: It is missing, too large or not UTF-8.
+    """
+    path = checked(directory, name, MAX_TEXT_BYTES)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is not UTF-8: {error}") from None
+
+
+@contextmanager
+def replacing(directory: Path) -> Iterator[Path]:
+    """A fresh directory beside `directory` that takes its place when the block ends without an error.
+
+    Raises:
+        CheckpointError: `directory` holds something other than a checkpoint.
+    """
+    if directory.exists() and not (
+        (directory / CONFIG).is_file() or (directory.is_dir() and not any(directory.iterdir()))
+    ):
+        raise CheckpointError(f"{directory} exists and is no router's checkpoint: give a new or empty directory")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        yield fresh
+        fresh.chmod(0o755)  # mkdtemp's 0700 would lock out the user that serves
+        if directory.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
+            directory.rename(old / "checkpoint")
+            fresh.rename(directory)
+            shutil.rmtree(old)
+        else:
+            fresh.rename(directory)
+    finally:
+        if fresh.exists():
+            shutil.rmtree(fresh)
+
+
+def uploaded(
+    save: Callable[[Path], object],
+    repo_id: str,
+    *,
+    private: bool | None,
+    token: str | bool | None,
+    commit_message: str,
+) -> str:
+    """Upload what `save` writes into a directory and return the address.
+
+    Raises:
+        CheckpointError: The Hub refused or can't be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "router"
+        save(directory)
+        try:
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=directory, commit_message=commit_message)
+        except Exception as error:
+            raise CheckpointError(f"{repo_id}: the Hub refused: {type(error).__name__}: {error}") from error
+    return str(url)
