@@ -1,0 +1,68 @@
+"""What one request asks of an expert, and what an expert is expected to take for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torouter.experts import Ability, Expert
+
+ASSUMED_INPUT_TOKENS = 200
+"""Length of an input that nobody has counted. Only prices are computed from it, never whether an input fits."""
+ASSUMED_OUTPUT_TOKENS = 250
+"""Length of an answer while nobody has observed one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What one request asks of an expert.
+
+    Attributes:
+        tools: The request offers tools.
+        json_schema: The answer must follow a schema or a grammar.
+        images: The messages hold images.
+        input_tokens: Length of the input; None where unknown, then no context window is checked.
+        output_tokens: The most tokens that the answer may have (`max_tokens`), None where the expert decides.
+    """
+
+    tools: bool = False
+    json_schema: bool = False
+    images: bool = False
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """The abilities that an expert must have."""
+        asked: dict[Ability, bool] = {"tools": self.tools, "json_schema": self.json_schema, "images": self.images}
+        return frozenset(ability for ability, wanted in asked.items() if wanted)
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that the context window must hold, None where unknown."""
+        return None if self.input_tokens is None else self.input_tokens + (self.output_tokens or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an expert takes for an answer on average; None where nothing is known yet."""
+
+    output_tokens: float | None = None
+    seconds: float | None = None
+
+
+def expected_price(expert: Expert, needs: Needs, output_tokens: float | None = None) -> float:
+    """Expected price of one request in USD per 1,000 such requests.
+
+    `(input tokens * input price + output tokens * output price) / 1000`, with prices in USD per million tokens. A price
+    that the expert does not state counts as 0: experts on one's own machines have none. `max_tokens` caps the answer.
+
+    Args:
+        expert: Whose prices are taken.
+        needs: Lengths of input and answer as far as the request says them.
+        output_tokens: The expert's usual answer, None where unknown.
+    """
+    inputs = ASSUMED_INPUT_TOKENS if needs.input_tokens is None else needs.input_tokens
+    outputs = ASSUMED_OUTPUT_TOKENS if output_tokens is None else output_tokens
+    if needs.output_tokens is not None:
+        outputs = min(outputs, needs.output_tokens)
+    return (inputs * (expert.input_price or 0.0) + outputs * (expert.output_price or 0.0)) / 1000
