@@ -158,8 +158,8 @@ class OutcomeTable:
         if unknown.any():
             row = int(unknown.to_numpy().argmax())
             msg = (
-                f"column expert: {self._frame['expert'].iat[row]!r} (query {self._frame['query_id'].iat[row]!r}) is none "
-                f"of the known experts {', '.join(names)}: add it to them, or drop its rows"
+                f"column expert: {self._frame['expert'].iat[row]!r} (query {self._frame['query_id'].iat[row]!r}) is "
+                f"none of the known experts {', '.join(names)}: add it to them, or drop its rows"
             )
             raise OutcomeTableError(msg)
 
@@ -188,7 +188,7 @@ class OutcomeTable:
     def split(self, spec: str) -> tuple[OutcomeTable, OutcomeTable]:
         """Train and test part, for "standard:SEED" a random 80/20 split by query.
 
-        With the query ids sorted, p = numpy.random.RandomState(SEED).permutation(n); its first n // 5 are the test part.
+        The query ids sorted, p = numpy.random.RandomState(SEED).permutation(n); its first n // 5 are the test part.
 
         Raises:
             OutcomeTableError: The spec is unknown, or a part would be empty.

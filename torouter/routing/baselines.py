@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torouter.errors import CheckpointError, OutcomeTableError
 from torouter.experts import Expert
 from torouter.routing import arrays
-from torouter.routing.config import ExpertFacts, RouterConfig, facts_of
+from torouter.routing.config import Engine, ExpertFacts, Precision, RouterConfig, facts_of
 from torouter.routing.matrix import OutcomeMatrix
 from torouter.routing.router import Router, as_texts
 
@@ -50,7 +50,9 @@ class RandomRouter(Router):
         """The config is all there is."""
 
     @classmethod
-    def read_files(cls, directory: Path, config: RouterConfig, **options: Any) -> Self:  # noqa: ARG003
+    def read_files(
+        cls, directory: Path, config: RouterConfig, *, engine: Engine = "onnx", precision: Precision | None = None
+    ) -> Self:
         return cls(config)
 
 
@@ -92,7 +94,9 @@ class BestSingleRouter(Router):
         """The config is all there is."""
 
     @classmethod
-    def read_files(cls, directory: Path, config: RouterConfig, **options: Any) -> Self:  # noqa: ARG003
+    def read_files(
+        cls, directory: Path, config: RouterConfig, *, engine: Engine = "onnx", precision: Precision | None = None
+    ) -> Self:
         if len(config.settings.get("means", ())) != len(config.experts):
             raise CheckpointError(f"{directory}: router.json has not one mean per expert")
         return cls(config)
@@ -154,7 +158,9 @@ class OracleRouter(Router):
         )
 
     @classmethod
-    def read_files(cls, directory: Path, config: RouterConfig, **options: Any) -> Self:  # noqa: ARG003
+    def read_files(
+        cls, directory: Path, config: RouterConfig, *, engine: Engine = "onnx", precision: Precision | None = None
+    ) -> Self:
         found = arrays.load(directory, "scores", "texts", "lengths")
         ends = np.cumsum(found["lengths"])
         raw = found["texts"].tobytes()

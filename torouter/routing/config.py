@@ -14,6 +14,8 @@ from torouter.experts import Expert
 
 Objective = Literal["soft", "bce", "mean"]
 LabelForm = Literal["multiply", "divide", "hard"]
+Engine = Literal["onnx", "torch"]
+Precision = Literal["fp32", "int8"]
 
 OBJECTIVES: tuple[Objective, ...] = ("soft", "bce", "mean")
 FORMAT = 1
@@ -71,11 +73,11 @@ class RouterConfig:
     """How soft labels were made from scores; None where there were none."""
     temperature: float | None = None
     """T of the soft labels."""
-    max_length: int | None = None
+    max_length: int = 256
     """Tokens of a query that the router reads; of a longer one it reads the head and the tail."""
     encoder: str | None = None
     """Name of the encoder that training started from."""
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: Precision = "fp32"
     """Which graph is served by default."""
     data_hash: str | None = None
     """Hash of the outcome table of training."""

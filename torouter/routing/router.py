@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from torouter.errors import CheckpointError, ConfigurationError
 from torouter.routing import checkpoint
-from torouter.routing.config import RouterConfig
+from torouter.routing.config import Engine, Precision, RouterConfig
 from torouter.routing.matrix import OutcomeMatrix
 
 _BUILT_IN = {
@@ -43,6 +43,8 @@ class Router(abc.ABC):
     """
 
     kind: ClassVar[str]
+    engines: ClassVar[tuple[Engine, ...]] = ("onnx",)
+    """What can run the encoder."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -53,7 +55,7 @@ class Router(abc.ABC):
         if config.kind != self.kind:
             raise CheckpointError(f"a {config.kind!r} router can't be a {type(self).__name__}: use AutoRouter")
         self.config = config
-        digest = hashlib.sha256(config.to_json().encode())
+        digest = hashlib.blake2b(config.to_json().encode())
         for part in self._content():
             digest.update(part)
         self.revision = digest.hexdigest()[:16]
@@ -106,7 +108,9 @@ class Router(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def read_files(cls, directory: Path, config: RouterConfig, **options: Any) -> Self:
+    def read_files(
+        cls, directory: Path, config: RouterConfig, *, engine: Engine = "onnx", precision: Precision | None = None
+    ) -> Self:
         """Load what `write_files` wrote.
 
         Raises:
@@ -122,7 +126,8 @@ class Router(abc.ABC):
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
-        **options: Any,
+        engine: Engine = "onnx",
+        precision: Precision | None = None,
     ) -> Self:
         """Load a router from a directory or from the Hugging Face Hub.
 
@@ -132,10 +137,12 @@ class Router(abc.ABC):
             token: The Hub's token; None takes the one that `hf auth login` saved.
             cache_dir: Where downloads are kept.
             local_files_only: Never ask the network.
-            options: The kind's own. BertRouter: `engine="onnx"|"torch"`, `precision="int8"|"fp32"`.
+            engine: "torch" runs a BertRouter's model by torch instead of ONNX Runtime.
+            precision: Which graph is loaded; None takes the one that training found good.
 
         Raises:
             CheckpointError: There is no such checkpoint, it is damaged, or of another kind.
+            ConfigurationError: The router's kind has no such engine.
         """
         directory = checkpoint.located(
             path_or_repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
@@ -145,8 +152,11 @@ class Router(abc.ABC):
         if not issubclass(found, cls):
             msg = f"{directory} holds a {config.kind!r} router, which {cls.__name__} can't load: use AutoRouter"
             raise CheckpointError(msg)
+        if engine not in found.engines:
+            msg = f"engine={engine!r} can't run a {config.kind!r} router: use {' or '.join(found.engines)}"
+            raise ConfigurationError(msg)
         try:
-            return found.read_files(directory, config, **options)
+            return found.read_files(directory, config, engine=engine, precision=precision)
         except ConfigurationError as error:
             raise CheckpointError(f"{directory}: {error}") from error
 

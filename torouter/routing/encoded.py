@@ -1,0 +1,43 @@
+"""What all trained routers share: an encoder whose features a head scores."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torouter.routing.config import RouterConfig
+from torouter.routing.encode import Encoder
+from torouter.routing.router import Router, as_texts
+
+
+class EncodedRouter(Router):
+    """A router whose scores are a head's answer to the features of an encoder."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, config: RouterConfig, encoder: Encoder) -> None:
+        self._encoder = encoder
+        super().__init__(config)
+
+    def scores(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        return self.scores_of(self.features(queries))
+
+    def features(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        """The encoder's vectors, shape (n, d): what a head is fitted on."""
+        return self._encoder.features(as_texts(queries))
+
+    @abc.abstractmethod
+    def scores_of(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As `scores`, from the encoder's vectors."""
+
+    @abc.abstractmethod
+    def _head_content(self) -> Iterator[bytes]:
+        """The head's bytes."""
+
+    def _content(self) -> Iterator[bytes]:
+        yield from self._encoder.content()
+        yield from self._head_content()
