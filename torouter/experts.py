@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -49,6 +50,8 @@ class Expert:
     """USD per million output tokens."""
     context_window: int | None = None
     """Tokens that input and output may take together; None where unknown."""
+    max_concurrency: int | None = None
+    """Requests that each replica is sent at the same time; None where the dispatcher's settings decide."""
     abilities: frozenset[Ability] = frozenset(("tools", "json_schema"))
     """What the expert can be asked for beyond text: "tools", "json_schema", "images"."""
     tags: frozenset[str] = frozenset()
@@ -72,7 +75,8 @@ class Expert:
             raise self._wrong("api", self.api, f"use one of {', '.join(APIS)}")
         for price in ("input_price", "output_price"):
             put(self, price, self._checked_price(price))
-        self._check_window()
+        self._check_whole("context_window", "give a whole number of tokens above zero")
+        self._check_whole("max_concurrency", "give a whole number of requests above zero, or leave it out")
         put(self, "abilities", self._checked_words("abilities", allowed=ABILITIES))
         put(self, "tags", self._checked_words("tags"))
         put(self, "api_key", self._checked_key())
@@ -162,10 +166,10 @@ class Expert:
             raise self._wrong(name, value, "give USD per million tokens, zero or more")
         return float(value)
 
-    def _check_window(self) -> None:
-        window = self.context_window
-        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window <= 0):
-            raise self._wrong("context_window", window, "give a whole number of tokens above zero")
+    def _check_whole(self, name: str, fix: str) -> None:
+        value = getattr(self, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value <= 0):
+            raise self._wrong(name, value, fix)
 
     def _checked_words(self, name: str, allowed: frozenset[str] | None = None) -> frozenset[str]:
         value = getattr(self, name)
@@ -267,6 +271,16 @@ class ExpertPool(Mapping[str, Expert]):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._experts)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that changes the experts' answers; urls and keys do not."""
+        facts = [
+            (expert.name, expert.model, expert.adapter, [dict(message) for message in expert.prefix])
+            + (sorted(map(str, expert.parameters.items())),)
+            for expert in self._experts.values()
+        ]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def __getitem__(self, name: str) -> Expert:
         try:

@@ -1,0 +1,75 @@
+"""DispatchSettings: every limit of the dispatcher with its default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torouter.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchSettings:
+    """How long to wait, how soon to come back, how much to send.
+
+    Raises:
+        ConfigurationError: A field has a value that can't work; the message names field, value and fix.
+    """
+
+    deadline: float | None = 180.0
+    """Seconds for the whole call: waiting, all attempts, and a stream to its end. None: no limit."""
+    attempt_share: float = 0.5
+    """Share of the time left that one attempt may take to answer (a stream: to its first item) while another expert
+    could still be asked, so that a stalled expert costs no call that another would answer. The last one has it all."""
+    cooldown: float = 1.0
+    """Seconds that a replica is left alone after a failure. Doubles with each failure in a row; a random part of up to
+    one half is taken off, so that callers don't come back all at once."""
+    max_cooldown: float = 30.0
+    """No cool-down is longer; seconds."""
+    access_cooldown: float = 300.0
+    """Cool-down after 401, 403 and 404, which last until somebody mends the configuration; seconds."""
+    retry_ratio: float = 0.1
+    """Part of a retry that each call pays into the retry budget. A retry is asking a replica that is known to be bad:
+    one that cools down (a call's first attempt excepted), or the same one again."""
+    retry_reserve: float = 20.0
+    """Retries that the budget holds at most, and at the start."""
+    max_concurrency: int | None = None
+    """Requests that a replica is sent at the same time where its expert says nothing. None: no limit."""
+    queue_seconds: float = 30.0
+    """How long a call waits for a slot of a fully loaded expert, at most half of the time left, before it goes to the
+    next one with a free slot. If all are full it goes on waiting, until the deadline."""
+
+    def __post_init__(self) -> None:
+        for name in ("cooldown", "max_cooldown", "access_cooldown", "retry_ratio", "retry_reserve", "queue_seconds"):
+            self._check(name, 0 <= _number(getattr(self, name)) < math.inf, "give a number, zero or more")
+        self._check("deadline", self.deadline is None or _number(self.deadline) > 0, "give seconds above zero, or None")
+        self._check("attempt_share", 0 < _number(self.attempt_share) <= 1, "give a share above 0, up to 1")
+        limit = self.max_concurrency
+        whole = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
+        self._check("max_concurrency", limit is None or whole, "give a whole number above zero, or None")
+
+    @classmethod
+    def from_mapping(cls, entry: Mapping[str, Any]) -> DispatchSettings:
+        """Build settings from plain data.
+
+        Raises:
+            ConfigurationError: An unknown key or a wrong value.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in entry:
+            if key not in known:
+                msg = f"DispatchSettings has no field {key!r}; known fields are {', '.join(known)}"
+                raise ConfigurationError(msg)
+        return cls(**entry)
+
+    def _check(self, name: str, fine: bool, fix: str) -> None:
+        if not fine:
+            msg = f"DispatchSettings: {name}={getattr(self, name)!r} can't be used: {fix}"
+            raise ConfigurationError(msg)
+
+
+def _number(value: object) -> float:
+    """The value where it is a number, else NaN, which no comparison accepts."""
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
