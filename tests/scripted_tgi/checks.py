@@ -146,6 +146,19 @@ def lost(body: Body) -> tuple[str, ...]:
     return (*fields, *calls)
 
 
+def as_seen(body: Body, path: str) -> Body:
+    """The body as TGI understands it: without lost tool calls, and with the default of POST / for the full text."""
+    if "messages" not in body:
+        full = {"return_full_text": True} if path == "/" else {}
+        return {**body, "parameters": {**full, **body.get("parameters", {})}}
+    gone = lost(body)
+    messages = [
+        {k: v for k, v in message.items() if k != "tool_calls"} if f"messages[{index}].tool_calls" in gone else message
+        for index, message in enumerate(body["messages"])
+    ]
+    return {**body, "messages": messages}
+
+
 def tool_error(body: Body) -> Refusal | None:
     tools, choice = body.get("tools"), body.get("tool_choice")
     if tools is not None and body.get("response_format") is not None:
@@ -237,8 +250,8 @@ def max_new_tokens(settings: Body) -> int | None:
     return next((settings[name] for name in names if settings.get(name) is not None), None)
 
 
-def openai_refusal(body: Any, model_id: str) -> Refusal | None:
-    """What a vLLM-like server refuses: a model it does not serve, TGI's form of a response format."""
+def openai_refusal(body: Any, model_id: str, limits: Limits) -> Refusal | None:
+    """What a vLLM-like server refuses: a model it does not serve, TGI's own forms, too long an input."""
     if not isinstance(body, dict) or not body.get("messages"):
         return Refusal("BadRequestError", "messages: Field required")
     if body.get("model", model_id) != model_id:
@@ -250,4 +263,12 @@ def openai_refusal(body: Any, model_id: str) -> Refusal | None:
         return Refusal("BadRequestError", "response_format.json_schema.schema: Field required")
     if body.get("tool_choice") not in (None, "auto", "none", "required") and not isinstance(body["tool_choice"], dict):
         return Refusal("BadRequestError", "tool_choice: Invalid value; use auto, none, required or a named function")
+    prompt, new = prompt_tokens(body), max_new_tokens(body) or 0
+    if prompt + new > limits.max_total_tokens:
+        text = (
+            f"This model's maximum context length is {limits.max_total_tokens} tokens. However, you requested"
+            f" {prompt + new} tokens ({prompt} in the messages, {new} in the completion). Please reduce the length of"
+            " the messages or completion."
+        )
+        return Refusal("BadRequestError", text)
     return None

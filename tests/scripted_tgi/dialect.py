@@ -10,17 +10,12 @@ from typing import Any
 
 from tests.scripted_tgi.checks import Limits
 from tests.scripted_tgi.generation import EOS, NO_TOOL_TOKENS, Generation
-from tests.scripted_tgi.replies import JSON, Raw, Refusal
+from tests.scripted_tgi.replies import JSON, Raw, Refusal, dump
 
 Json = dict[str, Any]
 CREATED = 1767880000
 
 _STATUS = {"overloaded": 429, "generation": 424, "incomplete_generation": 500}
-
-
-def dump(value: object) -> bytes:
-    """JSON as serde writes it: compact, and raw beyond ASCII."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 class TGIDialect:

@@ -161,13 +161,14 @@ def answer(body: Mapping[str, Any], model_id: str) -> Answer:
         if function is not None:
             return call(function, asked)
     wanted = body.get("response_format")
-    return constrained(wanted, asked) if wanted else Text(_say(messages[-1], asked, model_id))
+    return constrained(wanted, asked) if wanted else Text(_say(messages, asked, model_id))
 
 
-def _say(last: Mapping[str, Any], asked: str, model_id: str) -> str:
-    content = text_of(last.get("content"))
+def _say(messages: Sequence[Mapping[str, Any]], asked: str, model_id: str) -> str:
+    last = messages[-1]
     if last["role"] == "tool":
-        return f"The tool says: {content}"
+        called = any(message.get("tool_calls") for message in messages)
+        return f"The tool says: {text_of(last.get('content'))}" if called else "I have called no tool."
     if last["role"] == "assistant":
         return " and so on."
     return free_json(asked) or f"Hello from {model_id}. You said: {asked}"

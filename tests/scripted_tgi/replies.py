@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
+def dump(value: object) -> bytes:
+    """JSON as serde writes it: compact, and raw beyond ASCII."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """The model says `text`, token by token (`pieces`, by default cut before whitespace).
@@ -36,7 +41,7 @@ class ToolUse:
     def json(self) -> str:
         if isinstance(self.arguments, str):
             return self.arguments
-        return json.dumps(self.arguments, ensure_ascii=False, separators=(",", ":"))
+        return dump(self.arguments).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ class Fault:
         if status not in _ERRORS:
             return Raw(status)
         error_type, message = _ERRORS[status]
-        return Raw(status, JSON, json.dumps({"error": message, "error_type": error_type}).encode())
+        return Raw(status, JSON, dump({"error": message, "error_type": error_type}))
 
     @staticmethod
     def overloaded() -> Raw:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn
 
 from aiohttp import web
 
@@ -70,16 +71,21 @@ async def send_stream(
     return response
 
 
-async def reset(request: web.BaseRequest) -> web.StreamResponse:
+async def reset(request: web.BaseRequest) -> NoReturn:
     assert request.transport is not None
     # Linger 0 makes the close a reset.
     request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await _hang_up(request)
-    raise AssertionError("aiohttp cancels the handler of a closed connection")
 
 
-async def _hang_up(request: web.BaseRequest) -> None:
-    """Close the connection after what has been written, and wait for aiohttp to cancel this handler."""
+async def _hang_up(request: web.BaseRequest) -> NoReturn:
+    """Close the connection after what has been written."""
     assert request.transport is not None
     request.transport.close()
+    await gone()
+
+
+async def gone() -> NoReturn:
+    """Wait for aiohttp to cancel the handler of a connection that is closed."""
     await asyncio.get_running_loop().create_future()
+    raise AssertionError("aiohttp has not cancelled the handler")

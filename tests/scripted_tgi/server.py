@@ -16,9 +16,9 @@ from aiohttp.web_protocol import RequestHandler
 
 from tests.scripted_tgi import checks, model, sending
 from tests.scripted_tgi.checks import Limits
-from tests.scripted_tgi.dialect import OpenAIDialect, TGIDialect, dump
+from tests.scripted_tgi.dialect import OpenAIDialect, TGIDialect
 from tests.scripted_tgi.generation import Generation, generate
-from tests.scripted_tgi.replies import EVENTS, JSON, PLAIN, Answer, Mishap, Raw, Refusal, Reply, Reset, Text
+from tests.scripted_tgi.replies import EVENTS, JSON, PLAIN, Answer, Mishap, Raw, Refusal, Reply, Reset, Text, dump
 
 PAYLOAD_LIMIT = 2_000_000
 GETS = ("/", "/info", "/health", "/ping", "/v1/models")
@@ -66,6 +66,7 @@ class ScriptedTGI:
     ) -> None:
         self.limits = Limits(**limits)
         self.dialect = OpenAIDialect(model_id) if api == "openai" else TGIDialect(version, model_id)
+        self._openai = api == "openai"
         self.api_key = api_key if self.dialect.has_api_key else None
         self.answer: Callable[[Mapping[str, Any]], str | Answer] = lambda body: model.answer(body, model_id)
         self.requests: list[Recorded] = []
@@ -173,12 +174,14 @@ class ScriptedTGI:
             self._changed.notify_all()
 
     async def handle(self, request: web.BaseRequest, connection: int) -> web.StreamResponse:
-        if request.method == "GET":
+        if request.method != "POST":
             self._record(request, None, connection)
-            return await sending.send(request, self._get(request.path))
+            return await sending.send(request, self._got(request))
         self.change(in_flight=1)
         try:
             return await self._post(request, connection)
+        except ConnectionError:
+            return await sending.gone()
         except Exception as error:
             self.errors.append(error)
             raise
@@ -187,20 +190,22 @@ class ScriptedTGI:
 
     def _record(self, request: web.BaseRequest, body: Any, connection: int) -> None:
         lost: tuple[str, ...] = ()
-        if isinstance(body, dict) and isinstance(body.get("messages"), list):
+        if not self._openai and isinstance(body, dict) and isinstance(body.get("messages"), list):
             lost = checks.lost(body)
-        self.requests.append(Recorded(request.method, request.path, dict(request.headers), body, connection, lost))
+        self.requests.append(Recorded(request.method, request.path, request.headers, body, connection, lost))
         self.change()
 
-    def _get(self, path: str) -> Raw:
+    def _got(self, request: web.BaseRequest) -> Raw:
+        path = request.path
+        if request.method != "GET":
+            return Raw(405 if path in (*GETS, *POSTS) else 404)
         if path in self._gets:
             return self._gets[path]
-        openai = isinstance(self.dialect, OpenAIDialect)
-        if path == "/info" and not openai:
+        if path == "/info" and not self._openai:
             return Raw(200, JSON, dump(self.dialect.info(self.limits)))
         if path == "/v1/models" and self.dialect.has_models_route:
             return Raw(200, JSON, dump(self.dialect.models(self.limits)))
-        if path == "/health" or (path in ("/", "/ping") and not openai):
+        if path == "/health" or (path in ("/", "/ping") and not self._openai):
             return Raw()
         return Raw(405 if path in POSTS else 404)
 
@@ -224,13 +229,13 @@ class ScriptedTGI:
             return await self._refuse(request, body, Refusal("overloaded", "Model is overloaded"))
         self._permits -= permits
         try:
-            return await self._generate(request, body, reply)
+            return await self._generate(request, body if self._openai else checks.as_seen(body, request.path), reply)
         finally:
             self._permits += permits
 
     def _refused(self, request: web.BaseRequest, data: bytes, body: Any) -> Raw | None:
         """What is wrong with a request before it gets a permit."""
-        if request.path not in POSTS or (isinstance(self.dialect, OpenAIDialect) and not _is_chat(request)):
+        if request.path not in POSTS or (self._openai and not _is_chat(request)):
             return Raw(405 if request.path in GETS else 404)
         wanted = f"Bearer {self.api_key}"
         if self.api_key is not None and request.headers.get("authorization", "").lower() != wanted.lower():
@@ -241,8 +246,8 @@ class ScriptedTGI:
             return Raw(415, PLAIN, b"Expected request with `Content-Type: application/json`")
         if body is None:
             return Raw(400, PLAIN, b"Failed to parse the request body as JSON: EOF while parsing at line 1 column 0")
-        if isinstance(self.dialect, OpenAIDialect):
-            refusal = checks.openai_refusal(body, self.dialect.model_id)
+        if self._openai:
+            refusal = checks.openai_refusal(body, self.dialect.model_id, self.limits)
             return self.dialect.refusal(refusal) if refusal else None
         try:
             check = checks.check_chat_shape if _is_chat(request) else checks.check_generate_shape
@@ -257,7 +262,7 @@ class ScriptedTGI:
         self, request: web.BaseRequest, body: Any, reply: Answer | Refusal | Mishap | None
     ) -> web.StreamResponse:
         chat, stream = _is_chat(request), _is_stream(request, body)
-        if not isinstance(self.dialect, OpenAIDialect):
+        if not self._openai:
             refusal = checks.validation(body, self.limits, stream=stream)
             if refusal is not None:
                 return await self._refuse(request, body, refusal)
@@ -283,9 +288,7 @@ class ScriptedTGI:
         if chat:
             payload: Any = self.dialect.chat_reply(generation, body)
         else:
-            full = {"return_full_text": True} if request.path == "/" else {}
-            parameters = {**full, **body.get("parameters", {})}
-            payload = self.dialect.generate_reply(generation, {**body, "parameters": parameters})
+            payload = self.dialect.generate_reply(generation, body)
             payload = [payload] if request.path == "/" else payload
         if mishap and mishap.then == "error":
             return await self._refuse(request, body, Refusal("generation", mishap.message))
