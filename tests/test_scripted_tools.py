@@ -1,4 +1,4 @@
-"""The scripted server's tool calls and constrained texts have the contract's forms, and its model finds the arguments."""
+"""The scripted server calls tools and keeps to schemas in the contract's forms, with arguments out of the question."""
 
 from __future__ import annotations
 
@@ -31,6 +31,34 @@ def test_a_tool_call_has_the_recorded_shape(tgi: ScriptedTGI, choice: Any) -> No
     assert {piece["name"] for piece in pieces[1:]} == {None}
     assert json.loads("".join(piece["arguments"] for piece in pieces)) == json.loads(arguments)
     assert all(event == "[DONE]" or event["choices"][0]["finish_reason"] is None for event in events(stream))
+
+
+@pytest.mark.parametrize(
+    ("question", "properties", "arguments"),
+    [
+        ("What is double_it(21)?", {"value": {"type": "integer"}}, {"value": 21}),
+        ("Add 2.5 and -3 with double_it", {"a": {"type": "number"}, "b": {"type": "integer"}}, {"a": 2.5, "b": -3}),
+        ("double_it 1, 2 and 3", {"all": {"type": "array", "items": {"type": "integer"}}}, {"all": [1, 2, 3]}),
+        ("double_it for a shop named '山田商店' (Yamada)", {"name": {"type": "string"}}, {"name": "山田商店"}),
+        ("double_it in New York, NY please", {"place": {"type": "string"}}, {"place": "New York, NY"}),
+        ("double_it in kelvin", {"unit": {"enum": ["celsius", "kelvin"]}}, {"unit": "kelvin"}),
+        ("double_it", {}, {}),
+    ],
+)
+def test_arguments_come_out_of_the_question(
+    tgi: ScriptedTGI, question: str, properties: dict[str, Any], arguments: dict[str, Any]
+) -> None:
+    parameters = {"type": "object", "properties": properties, "required": list(properties)}
+    tools = [WEATHER, {"type": "function", "function": {"name": "double_it", "parameters": parameters}}]
+    _, reply = post(tgi, ask(question, tools=tools))
+    (call,) = reply["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "double_it"
+    assert json.loads(call["function"]["arguments"]) == arguments
+
+
+def test_json_is_said_in_words_where_the_user_asks_for_it(tgi: ScriptedTGI) -> None:
+    _, reply = post(tgi, ask("Answer in JSON with 'title' and 'year' keys."))
+    assert set(json.loads(reply["choices"][0]["message"]["content"])) == {"title", "year"}
 
 
 def test_auto_without_need_of_a_tool_answers_in_text_with_the_figures_of_the_hidden_run(tgi: ScriptedTGI) -> None:
