@@ -11,7 +11,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One chat call, in the OpenAI names; `torouter.tgi.wire` turns it into the dialect of the expert's server.
+    """One chat call, in the OpenAI names; `torouter.tgi.request` turns it into the dialect of the expert's server.
 
     Attributes:
         messages: OpenAI message objects (`role`, `content`, `tool_calls`, `tool_call_id`).
