@@ -159,6 +159,17 @@ def test_a_stopped_server_refuses_and_starts_again_on_its_port(tgi: ScriptedTGI)
     assert post(tgi, ask())[0] == 200
 
 
+def test_a_stopped_server_drops_what_it_was_answering(tgi: ScriptedTGI) -> None:
+    tgi.script(Fault.slow_start())
+    with connected(tgi) as connection:
+        connection.request("POST", CHAT, json.dumps(ask()), {"content-type": "application/json"})
+        tgi.wait_until(lambda: tgi.held == 1)
+        tgi.stop()
+        with pytest.raises(ConnectionError):
+            connection.getresponse()
+    assert (tgi.held, tgi.in_flight, tgi.open_connections) == (0, 0, 0)
+
+
 def test_waiting_in_vain_fails_loudly(tgi: ScriptedTGI) -> None:
     with pytest.raises(AssertionError, match="0 requests, 0 in flight"):
         tgi.wait_until(lambda: tgi.in_flight == 1, seconds=0.01)

@@ -71,7 +71,7 @@ class Mishap:
     error: an error event; `message` is its text. Without a stream: a 424 with that text.
     drop: the connection is closed before the body ends. close: the body ends there, as if all were well.
     no_done: everything is sent, but not `[DONE]`.
-    comments: every event is followed by `after` keep-alive comments.
+    comments: `after` keep-alive comments stand before every event.
     """
 
     then: Literal["hold", "stall", "error", "drop", "close", "no_done", "comments"]
