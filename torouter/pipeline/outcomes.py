@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEYS = ("query_id", "dataset", "query", "expert")
-TEXTS = (*KEYS, "reference", "response", "error")
+TEXTS = (*KEYS, "reference", "response", "error", "scorer")
 COUNTS = ("input_tokens", "output_tokens")
 MEASURES = ("score", *COUNTS, "cost_usd", "seconds", "nll")
-COLUMNS = ("query_id", "dataset", "query", "reference", "expert", "response", *MEASURES, "error")
+COLUMNS = ("query_id", "dataset", "query", "reference", "expert", "response", *MEASURES, "error", "scorer")
 """The schema. `query_id`, `dataset`, `query`, `expert` and, once labelled, `score` have a value in every row; the rest
 may be unknown. Tokens are counts, `cost_usd` is USD, `seconds` the time of the answer, `nll` the reference's negative
-log-likelihood in nats per token, `error` what went wrong where an expert gave no answer."""
+log-likelihood in nats per token, `error` what went wrong where an expert gave no answer, `scorer` the
+name of the scorer that suits the reference."""
 
 
 class OutcomeTable:
@@ -70,7 +71,7 @@ class OutcomeTable:
         """
         file = Path(path)
         try:
-            return cls(_read(file), labelled=labelled)
+            return cls(read_frame(file), labelled=labelled)
         except OutcomeTableError as error:
             raise OutcomeTableError(f"{file}: {error}") from error.__cause__
 
@@ -249,7 +250,12 @@ def _pandas() -> ModuleType:
     return pd
 
 
-def _read(file: Path) -> pd.DataFrame:
+def read_frame(file: Path) -> pd.DataFrame:
+    """Read any .parquet, .csv (all columns as text) or .jsonl.
+
+    Raises:
+        OutcomeTableError: It can't be read; the message does not name the file.
+    """
     _pandas()
     import pandas as pd
     import pyarrow as pa
@@ -319,7 +325,9 @@ def _typed(frame: pd.DataFrame, *, labelled: bool) -> pd.DataFrame:
                 _refuse(frame, numbers % 1 != 0, column, "is no count", "give a whole number", known=numbers.notna())
                 numbers = numbers.astype("Int32")
             typed[column] = numbers if column in COUNTS else numbers.astype("float64")
-    return pd.DataFrame(typed, copy=False).reset_index(drop=True)
+    checked = pd.DataFrame(typed, copy=False).reset_index(drop=True)
+    checked.attrs = dict(frame.attrs)  # `torouter collect` keeps there whose answers these are
+    return checked
 
 
 def _check(frame: pd.DataFrame, *, labelled: bool) -> None:
