@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 from collections.abc import Mapping
@@ -189,10 +190,11 @@ def test_an_error_inside_the_server_fails_the_test() -> None:
 async def test_an_asynchronous_test_uses_it_alike() -> None:
     async with ScriptedTGI() as server, aiohttp.ClientSession() as session:
         server.script(Fault.slow_start())
-        request = session.post(server.url + CHAT, json=ask())
-        async with aiohttp.ClientSession() as other, other.get(server.url + "/health") as health:
+        asked = asyncio.ensure_future(session.post(server.url + CHAT, json=ask()))
+        await server.until(lambda: server.held == 1)
+        async with session.get(server.url + "/health") as health:
             assert health.status == 200
         server.release()
-        async with request as response:
+        async with await asked as response:
             assert (await response.json())["model"] == "test/expert"
         await server.until(lambda: server.in_flight == 0)

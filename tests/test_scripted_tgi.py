@@ -95,6 +95,7 @@ def test_logprobs_list_the_end_of_text_token_and_have_no_bytes(tgi: ScriptedTGI)
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}},
         {"tools": [{"type": "function", "function": {"name": "f", "description": "d"}}]},
         {"messages": None},
+        {"messages": ["Hello"]},
         {"messages": [{"role": "assistant", "content": None}]},
         {"messages": [{"role": "assistant", "tool_calls": [{"id": 0, "function": {"name": "f", "arguments": "{}"}}]}]},
         {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},

@@ -141,7 +141,7 @@ def lost(body: Body) -> tuple[str, ...]:
     calls = [
         f"messages[{index}].tool_calls"
         for index, message in enumerate(body["messages"])
-        if message.get("tool_calls") and message.get("content") is not None
+        if isinstance(message, dict) and message.get("tool_calls") and message.get("content") is not None
     ]
     return (*fields, *calls)
 

@@ -224,7 +224,7 @@ class ScriptedTGI:
         refused = self._refused(request, data, body)
         if refused is not None:
             return await sending.send(request, refused)
-        permits = body.get("parameters", {}).get("best_of") or 1
+        permits = 1 if _is_chat(request) else body.get("parameters", {}).get("best_of") or 1
         if permits > self._permits:
             return await self._refuse(request, body, Refusal("overloaded", "Model is overloaded"))
         self._permits -= permits
