@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torouter.errors import CheckpointError, OutcomeTableError
 from torouter.experts import Expert
 from torouter.routing import arrays
-from torouter.routing.config import Engine, ExpertFacts, Precision, RouterConfig, facts_of
+from torouter.routing.config import ExpertFacts, RouterConfig, Serving, facts_of
 from torouter.routing.matrix import OutcomeMatrix
 from torouter.routing.router import Router, as_texts
 
@@ -50,9 +50,7 @@ class RandomRouter(Router):
         """The config is all there is."""
 
     @classmethod
-    def read_files(
-        cls, directory: Path, config: RouterConfig, *, engine: Engine = "onnx", precision: Precision | None = None
-    ) -> Self:
+    def read_files(cls, _directory: Path, config: RouterConfig, _serving: Serving) -> Self:
         return cls(config)
 
 
@@ -94,9 +92,7 @@ class BestSingleRouter(Router):
         """The config is all there is."""
 
     @classmethod
-    def read_files(
-        cls, directory: Path, config: RouterConfig, *, engine: Engine = "onnx", precision: Precision | None = None
-    ) -> Self:
+    def read_files(cls, directory: Path, config: RouterConfig, _serving: Serving) -> Self:
         if len(config.settings.get("means", ())) != len(config.experts):
             raise CheckpointError(f"{directory}: router.json has not one mean per expert")
         return cls(config)
@@ -158,9 +154,7 @@ class OracleRouter(Router):
         )
 
     @classmethod
-    def read_files(
-        cls, directory: Path, config: RouterConfig, *, engine: Engine = "onnx", precision: Precision | None = None
-    ) -> Self:
+    def read_files(cls, directory: Path, config: RouterConfig, _serving: Serving) -> Self:
         found = arrays.load(directory, "scores", "texts", "lengths")
         ends = np.cumsum(found["lengths"])
         raw = found["texts"].tobytes()

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from torouter.errors import CheckpointError, MissingExtraError
 from torouter.routing import checkpoint, graphs
-from torouter.routing.config import Engine, ExpertFacts, Precision, RouterConfig
+from torouter.routing.config import ExpertFacts, RouterConfig, Serving
 from torouter.routing.encode import GRAPHS, Encoder, OnnxEncoder, QueryTokenizer
 from torouter.routing.encoded import EncodedRouter
-from torouter.routing.heads import Head, fit_row, probabilities
-from torouter.routing.labels import soft_labels
+from torouter.routing.heads import Head, fit_expert, probabilities
 from torouter.routing.matrix import OutcomeMatrix
 
 WEIGHTS = "model.safetensors"
@@ -49,19 +48,8 @@ class BertRouter(EncodedRouter):
 
     def add_expert(self, name: str, outcomes: OutcomeMatrix) -> Self:
         config = self.config.with_expert(ExpertFacts(name=name))
-        features = self.features(outcomes.queries)
-        if config.objective == "soft":
-            # The new expert's share of a softmax depends on the others' logits, which stay as they are.
-            labels = soft_labels(
-                outcomes.of(config.names).scores,
-                form=config.label_form or "multiply",
-                temperature=config.temperature or 10.0,
-            )
-            others = np.logaddexp.reduce(self._head.logits(features), axis=1)
-            row = fit_row(features, labels[:, -1], -others)
-        else:
-            row = fit_row(features, outcomes.column(name))
-        return type(self)(config, self._encoder, self._head.with_row(*row), self._source)
+        head = fit_expert(self._head, config, self.features(outcomes.queries), outcomes)
+        return type(self)(config, self._encoder, head, self._source)
 
     def remove_expert(self, name: str) -> Self:
         config = self.config.without_expert(name)
@@ -87,9 +75,7 @@ class BertRouter(EncodedRouter):
                 graphs.replace_head(directory / graph, self._head)
 
     @classmethod
-    def read_files(
-        cls, directory: Path, config: RouterConfig, *, engine: Engine = "onnx", precision: Precision | None = None
-    ) -> Self:
+    def read_files(cls, directory: Path, config: RouterConfig, serving: Serving) -> Self:
         names = _names(_model_config(directory), directory)
         if sorted(names) != sorted(config.names):
             odd = sorted(set(names) ^ set(config.names))
@@ -101,10 +87,10 @@ class BertRouter(EncodedRouter):
             raise CheckpointError(f"{directory}: the model has {len(head.bias)} outputs for {len(names)} experts")
         head = head.rows([names.index(name) for name in config.names])
         encoder: Encoder
-        if engine == "torch":
+        if serving.engine == "torch":
             encoder = TorchEncoder(directory, module, QueryTokenizer.load(directory, config.max_length))
         else:
-            encoder = OnnxEncoder.load(directory, precision or config.precision, config.max_length)
+            encoder = OnnxEncoder.load(directory, serving.precision or config.precision, config.max_length)
         return cls(config, encoder, head, directory)
 
 

@@ -99,6 +99,16 @@ def read_text(directory: Path, name: str) -> str:
         raise CheckpointError(f"{path} is not UTF-8: {error}") from None
 
 
+def check_replaceable(directory: Path) -> None:
+    """Check that a checkpoint may be written here.
+
+    Raises:
+        CheckpointError: `directory` holds something other than a checkpoint.
+    """
+    if directory.exists() and not (directory / CONFIG).is_file() and (directory.is_file() or any(directory.iterdir())):
+        raise CheckpointError(f"{directory} exists and is no router's checkpoint: give a new or empty directory")
+
+
 @contextmanager
 def replacing(directory: Path) -> Iterator[Path]:
     """A fresh directory beside `directory` that takes its place when the block ends without an error.
@@ -114,7 +124,9 @@ def replacing(directory: Path) -> Iterator[Path]:
     fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         yield fresh
-        fresh.chmod(0o755)  # mkdtemp's 0700 would lock out the user that serves
+        fresh.chmod(0o755)  # mkdtemp and safetensors would lock out the user that serves
+        for file in fresh.iterdir():
+            file.chmod(0o644)
         if directory.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
             directory.rename(old / "checkpoint")

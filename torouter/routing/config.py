@@ -23,6 +23,15 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """How a checkpoint is loaded."""
+
+    engine: Engine = "onnx"
+    precision: Precision | None = None
+    """None is what training found good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertFacts:
     """What a checkpoint remembers of one expert; the pool's own facts win over them when both are known."""
 

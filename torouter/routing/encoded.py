@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import abc
+import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torouter.routing.config import RouterConfig
-from torouter.routing.encode import Encoder
+from torouter.routing import checkpoint
+from torouter.routing.config import RouterConfig, Serving
+from torouter.routing.encode import GRAPHS, Encoder, OnnxEncoder
 from torouter.routing.router import Router, as_texts
 
 
@@ -41,3 +44,25 @@ class EncodedRouter(Router):
     def _content(self) -> Iterator[bytes]:
         yield from self._encoder.content()
         yield from self._head_content()
+
+
+class EmbeddingRouter(EncodedRouter):
+    """A router on the sentence embeddings of an encoder that was not fine-tuned: its files are copied as they are."""
+
+    def __init__(self, config: RouterConfig, encoder: Encoder, source: Path) -> None:
+        self._source = source
+        super().__init__(config, encoder)
+
+    @abc.abstractmethod
+    def write_head(self, directory: Path) -> None:
+        """Write the head's arrays."""
+
+    def write_files(self, directory: Path) -> None:
+        for name in (*GRAPHS.values(), checkpoint.TOKENIZER):
+            shutil.copyfile(checkpoint.checked(self._source, name), directory / name)
+        self.write_head(directory)
+
+    @staticmethod
+    def encoder_of(directory: Path, config: RouterConfig, serving: Serving) -> Encoder:
+        """The encoder of a checkpoint."""
+        return OnnxEncoder.load(directory, serving.precision or config.precision, config.max_length)

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torouter.errors import CheckpointError
-from torouter.routing.config import Objective
+from torouter.routing.config import Objective, RouterConfig
+from torouter.routing.labels import soft_labels
+from torouter.routing.matrix import OutcomeMatrix
 
 _STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Candidates for the ridge penalty of a new row; cross-validation picks one."""
@@ -106,3 +108,19 @@ def _newton(
 
 def _sigmoid(z: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * z)), dtype=z.dtype)
+
+
+def fit_expert(head: Head, config: RouterConfig, features: NDArray[np.float32], outcomes: OutcomeMatrix) -> Head:
+    """`head` with one more row for the last expert of `config`, fitted on its outcomes for these features.
+
+    Raises:
+        OutcomeTableError: Outcomes are missing: the new expert's, or for "soft" those of all.
+    """
+    name = config.names[-1]
+    if config.objective != "soft":
+        return head.with_row(*fit_row(features, outcomes.column(name)))
+    labels = soft_labels(
+        outcomes.of(config.names).scores, form=config.label_form or "multiply", temperature=config.temperature or 10.0
+    )
+    others = np.logaddexp.reduce(head.logits(features), axis=1)
+    return head.with_row(*fit_row(features, labels[:, -1], -others))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from torouter.errors import CheckpointError, ConfigurationError
 from torouter.routing import checkpoint
-from torouter.routing.config import Engine, Precision, RouterConfig
+from torouter.routing.config import Engine, Precision, RouterConfig, Serving
 from torouter.routing.matrix import OutcomeMatrix
 
 _BUILT_IN = {
@@ -108,9 +108,7 @@ class Router(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def read_files(
-        cls, directory: Path, config: RouterConfig, *, engine: Engine = "onnx", precision: Precision | None = None
-    ) -> Self:
+    def read_files(cls, directory: Path, config: RouterConfig, serving: Serving) -> Self:
         """Load what `write_files` wrote.
 
         Raises:
@@ -156,7 +154,7 @@ class Router(abc.ABC):
             msg = f"engine={engine!r} can't run a {config.kind!r} router: use {' or '.join(found.engines)}"
             raise ConfigurationError(msg)
         try:
-            return found.read_files(directory, config, engine=engine, precision=precision)
+            return found.read_files(directory, config, Serving(engine=engine, precision=precision))
         except ConfigurationError as error:
             raise CheckpointError(f"{directory}: {error}") from error
 

@@ -1,0 +1,63 @@
+"""Trains a router on outcome tables and writes its checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import fields
+
+HELP = "train a router on outcomes"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments; what is left out is the recipe's default."""
+    parser.set_defaults(progress=True)
+    add = parser.add_argument
+    add("tables", nargs="+", metavar="TABLE", help="outcome tables of the same experts: .parquet, .csv or .jsonl")
+    add("--out", required=True, metavar="DIR", help="where the checkpoint goes; an older one there is replaced")
+    add("--split", metavar="standard:SEED", help="learn from the train part of this split only")
+    add("--experts", metavar="YAML", help="a pool whose prices and windows the checkpoint shall remember")
+    recipe = parser.add_argument_group("recipe", argument_default=argparse.SUPPRESS)
+    add = recipe.add_argument
+    add("--router", choices=("bert", "mlp", "knn"), help="default: bert")
+    add("--objective", choices=("soft", "bce"), help="the paper's soft labels, or each expert's own score (default)")
+    add("--label-form", choices=("multiply", "divide", "hard"), help="soft labels: softmax(T*s), softmax(s/T), or best")
+    add("--temperature", type=float, metavar="T", help="of the soft labels; default: 10")
+    add("--encoder", metavar="DIR", help="directory or Hub id; default: all-MiniLM-L6-v2")
+    add("--seed", type=int)
+    add("--max-length", type=int, metavar="TOKENS", help="tokens of a query that are read")
+    add("--validation", type=float, metavar="SHARE", help="of the queries, kept back to pick the best epoch")
+    add("--epochs", type=int)
+    add("--learning-rate", type=float)
+    add("--batch-size", type=int)
+    add("--patience", type=int, metavar="EPOCHS", help="without a gain after which training stops")
+    add("--hidden", type=int, metavar="UNITS", help="of the MLP")
+    add("--neighbours", type=int, metavar="K", help="of the KNN; 1 is the paper's")
+    add("--weights", choices=("uniform", "distance"), help="of the KNN's neighbours")
+    add("--resume", action="store_true", help="go on with a run that was stopped")
+    add("--no-progress", dest="progress", action="store_false", help="no progress bar")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and say what came of it."""
+    from torouter.experts import ExpertPool
+    from torouter.pipeline.outcomes import OutcomeTable
+    from torouter.pipeline.recipe import Recipe
+    from torouter.pipeline.training import train
+
+    given = vars(arguments)
+    recipe = Recipe(**{field.name: given[field.name] for field in fields(Recipe) if field.name in given})
+    experts = ExpertPool.from_yaml(arguments.experts) if arguments.experts else None
+    table = OutcomeTable.concat([OutcomeTable.read(path) for path in arguments.tables])
+    if arguments.split:
+        table, _ = table.split(arguments.split)
+    router = train(table, out=arguments.out, recipe=recipe, experts=experts)
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts this in every process
+        found = router.config.training
+        print(f"{arguments.out}: {router.config.kind} router over {len(router.experts)} experts")
+        print(f"learnt from {found['queries']} queries, served in {router.config.precision}")
+        print(
+            f"quality on the {found['validation_queries']} queries kept back: {found['validation_quality']:.3f} "
+            f"(best single expert {found['validation_best_single']:.3f})"
+        )
+    return 0

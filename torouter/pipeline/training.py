@@ -1,0 +1,130 @@
+"""Trains a router of any kind on an outcome table and writes its checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from torouter.errors import OutcomeTableError
+from torouter.experts import ExpertPool
+from torouter.pipeline.encoders import encoder_name, require_torch
+from torouter.pipeline.outcomes import OutcomeTable
+from torouter.pipeline.recipe import Recipe
+from torouter.routing import checkpoint
+from torouter.routing.card import model_card
+from torouter.routing.config import RouterConfig, Serving
+from torouter.routing.encoded import EncodedRouter
+from torouter.routing.matrix import OutcomeMatrix
+from torouter.routing.router import AutoRouter, kind_named
+
+logger = logging.getLogger(__name__)
+
+SAME_CHOICE, QUALITY_LOSS = 0.98, 0.002
+"""What int8 must keep of fp32 on the validation part to be served: share of equal choices, and quality in 0..1."""
+
+
+def train(
+    table: OutcomeTable,
+    *,
+    out: str | os.PathLike[str],
+    recipe: Recipe = Recipe(),  # noqa: B008 - it is frozen
+    experts: ExpertPool | None = None,
+) -> EncodedRouter:
+    """Train a router and write its checkpoint.
+
+    Under `torchrun` or `accelerate launch` each process calls this; the first one writes, all get the router.
+
+    Args:
+        table: The outcomes; a validation part is cut from them.
+        out: Directory of the checkpoint: new, empty, or an older checkpoint, which is replaced at the end.
+        recipe: How to train.
+        experts: A pool whose prices, windows and model ids the checkpoint shall remember.
+
+    Raises:
+        OutcomeTableError: A part would be empty, or the table has an expert that the pool lacks.
+        ConfigurationError: The encoder can't be used.
+        CheckpointError: `out` holds something else.
+    """
+    require_torch()
+    from torouter.pipeline import training_bert, training_heads
+
+    directory = Path(out)
+    checkpoint.check_replaceable(directory)
+    outcomes = table.matrix()
+    learnt, held = validation_parts(outcomes, share=recipe.validation, seed=recipe.seed)
+    config = RouterConfig(
+        kind=recipe.router,
+        experts=table.facts(experts),
+        objective="mean" if recipe.router == "knn" else recipe.objective,
+        label_form=recipe.label_form if recipe.objective == "soft" and recipe.router != "knn" else None,
+        temperature=recipe.temperature if recipe.objective == "soft" and recipe.router != "knn" else None,
+        max_length=recipe.max_length,
+        encoder=encoder_name(recipe.encoder),
+        data_hash=table.data_hash,
+        training={"seed": recipe.seed, "queries": len(learnt), "validation_queries": len(held)},
+    )
+    if recipe.router == "bert":
+        run = training_bert.Run(config, recipe, learnt, held, work=work_directory(directory))
+        run.train()
+        if run.is_first:
+            with checkpoint.replacing(directory) as fresh:
+                _finish(fresh, run.write(fresh), held)
+        run.close()
+    else:
+        with checkpoint.replacing(directory) as fresh:
+            _finish(fresh, training_heads.write(fresh, config, recipe, learnt, held), held)
+    router = AutoRouter.from_pretrained(directory)
+    assert isinstance(router, EncodedRouter)
+    return router
+
+
+def validation_parts(outcomes: OutcomeMatrix, *, share: float, seed: int) -> tuple[OutcomeMatrix, OutcomeMatrix]:
+    """What is learnt from and what is kept back, a random cut by query.
+
+    Raises:
+        OutcomeTableError: One of them would be empty.
+    """
+    order = np.random.default_rng(seed).permutation(len(outcomes))
+    count = round(share * len(outcomes))
+    if not 0 < count < len(outcomes):
+        msg = f"validation={share} of {len(outcomes)} queries leaves an empty part: give more queries or another share"
+        raise OutcomeTableError(msg)
+    return outcomes.rows(order[count:]), outcomes.rows(order[:count])
+
+
+def work_directory(out: Path) -> Path:
+    """Where a run keeps the state from which it can be resumed."""
+    return out.parent / f".{out.name}.work"
+
+
+def routed_quality(scores: np.ndarray, outcomes: OutcomeMatrix) -> float:
+    """Mean outcome of each query's highest-scored expert."""
+    return float(outcomes.scores[np.arange(len(outcomes)), scores.argmax(axis=1)].mean())
+
+
+def _finish(directory: Path, config: RouterConfig, held: OutcomeMatrix) -> None:
+    """Pick the served precision and write what describes the checkpoint."""
+    kind = kind_named(config.kind)
+    assert issubclass(kind, EncodedRouter)
+    full = kind.read_files(directory, config, Serving(precision="fp32")).scores(held.queries)
+    small = kind.read_files(directory, config, Serving(precision="int8")).scores(held.queries)
+    same = float((full.argmax(axis=1) == small.argmax(axis=1)).mean())
+    loss = routed_quality(full, held) - routed_quality(small, held)
+    safe = same >= SAME_CHOICE and loss <= QUALITY_LOSS
+    if not safe:
+        message = "int8 makes %.1f %% of fp32's choices and loses %.2f points of quality: fp32 is served"
+        logger.warning(message, 100 * same, 100 * loss)
+    record = {
+        **config.training,
+        "validation_quality": round(routed_quality(full, held), 5),
+        "validation_best_single": round(float(held.scores.mean(axis=0).max()), 5),
+        "int8_same_choice": round(same, 5),
+        "int8_quality_loss": round(loss, 5),
+    }
+    config = replace(config, precision="int8" if safe else "fp32", training=record)
+    (directory / checkpoint.CONFIG).write_text(config.to_json(), encoding="utf-8")
+    (directory / checkpoint.CARD).write_text(model_card(config), encoding="utf-8")

@@ -1,0 +1,252 @@
+"""Fine-tunes a transformer on outcomes with transformers' Trainer: the paper's BERT-Router."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import (
+    AutoModelForSequenceClassification,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from torouter.errors import CheckpointError, ConfigurationError
+from torouter.pipeline.encoders import encoder_path, quiet, write_tokenizer
+from torouter.pipeline.recipe import Recipe
+from torouter.routing import graphs
+from torouter.routing.config import RouterConfig
+from torouter.routing.encode import GRAPHS, QueryTokenizer, padded
+from torouter.routing.matrix import OutcomeMatrix
+
+EPOCHS, LEARNING_RATE = 3, 5e-5
+_FINGERPRINT = "run.json"
+
+
+class Run:
+    """One training, from the outcomes to a model that can be written.
+
+    Args:
+        config: What the checkpoint will say, but for what training finds out.
+        recipe: How to train.
+        learnt: The outcomes to learn.
+        held: The validation part.
+        work: Directory of the Trainer's checkpoints, from which a stopped run is resumed.
+
+    Raises:
+        ConfigurationError: The encoder can't be used.
+    """
+
+    def __init__(
+        self, config: RouterConfig, recipe: Recipe, learnt: OutcomeMatrix, held: OutcomeMatrix, *, work: Path
+    ) -> None:
+        self._config, self._recipe, self._work = config, recipe, work
+        self._source = encoder_path(recipe.encoder)
+        set_seed(recipe.seed)  # the head's first weights are drawn here
+        with quiet():
+            self._model = _model(self._source, config)
+        self._arguments = self._training_arguments()
+        if self.is_first:
+            self._prepare_work()
+        self._wait()
+        tokenizer = QueryTokenizer.load(work, recipe.max_length)
+        self._trainer = _OutcomeTrainer(
+            objective=recipe.objective,
+            model=self._model,
+            args=self._arguments,
+            train_dataset=_rows(tokenizer, learnt, recipe),
+            eval_dataset=_rows(tokenizer, held, recipe),
+            data_collator=_Collator(tokenizer.pad_id),
+            compute_metrics=_quality,
+            callbacks=[EarlyStoppingCallback(early_stopping_patience=recipe.patience)],
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes."""
+        return bool(self._arguments.process_index == 0)
+
+    def train(self) -> None:
+        """Train, from the last checkpoint of the work directory where the recipe says to resume."""
+        last = any(self._work.glob("steps/checkpoint-*"))
+        with quiet():
+            self._trainer.train(resume_from_checkpoint=True if self._recipe.resume and last else None)
+
+    def write(self, directory: Path) -> RouterConfig:
+        """Write model, tokenizer and graphs, and return the config with what training found out."""
+        model = self._model.cpu().eval()
+        with quiet():
+            model.save_pretrained(directory)
+        write_tokenizer(self._source, directory)
+        graphs.export(_Logits(model), directory / GRAPHS["fp32"], output=graphs.LOGITS)
+        graphs.quantise(directory / GRAPHS["fp32"], directory / GRAPHS["int8"])
+        state = self._trainer.state
+        return replace(
+            self._config,
+            settings={"head": _head_name(model)},
+            training={
+                **self._config.training,
+                "epochs": self._arguments.num_train_epochs,
+                "best_step": state.best_global_step,
+                "learning_rate": self._arguments.learning_rate,
+                "batch_size": self._recipe.batch_size,
+            },
+        )
+
+    def close(self) -> None:
+        """Wait for the process that writes; the work directory is no longer needed."""
+        self._wait()
+        if self.is_first:
+            shutil.rmtree(self._work, ignore_errors=True)
+
+    def _wait(self) -> None:
+        if self._arguments.world_size > 1:
+            torch.distributed.barrier()
+
+    def _training_arguments(self) -> TrainingArguments:
+        recipe = self._recipe
+        cpu = not torch.cuda.is_available()
+        return TrainingArguments(
+            output_dir=str(self._work / "steps"),
+            num_train_epochs=recipe.epochs or EPOCHS,
+            learning_rate=recipe.learning_rate or LEARNING_RATE,
+            per_device_train_batch_size=recipe.batch_size,
+            per_device_eval_batch_size=recipe.batch_size,
+            warmup_steps=0.1,
+            weight_decay=0.01,
+            lr_scheduler_type="linear",
+            train_sampling_strategy="group_by_length",
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            save_total_limit=2,
+            load_best_model_at_end=True,
+            metric_for_best_model="loss",
+            greater_is_better=False,
+            label_names=["labels", "outcomes"],
+            remove_unused_columns=False,
+            seed=recipe.seed,
+            data_seed=recipe.seed,
+            logging_strategy="epoch",
+            report_to="none",
+            disable_tqdm=not recipe.progress,
+            use_cpu=cpu,
+            ddp_backend="gloo" if cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+            dataloader_pin_memory=not cpu,
+        )
+
+    def _prepare_work(self) -> None:
+        """Make the work directory, or check that the one that is there belongs to this run."""
+        recipe = {key: value for key, value in asdict(self._recipe).items() if key not in ("resume", "progress")}
+        fingerprint = json.dumps({"data_hash": self._config.data_hash, **recipe}, sort_keys=True)
+        file = self._work / _FINGERPRINT
+        if self._recipe.resume and file.is_file():
+            if file.read_text(encoding="utf-8") != fingerprint:
+                msg = f"{self._work} holds another run (other data or recipe): remove it, or train without resume"
+                raise ConfigurationError(msg)
+            return
+        shutil.rmtree(self._work, ignore_errors=True)
+        self._work.mkdir(parents=True)
+        write_tokenizer(self._source, self._work)
+        file.write_text(fingerprint, encoding="utf-8")
+
+
+class _OutcomeTrainer(Trainer):  # type: ignore[misc] # transformers is not typed
+    """Trainer with the two objectives."""
+
+    def __init__(self, *, objective: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._objective = objective
+        self.remove_callback(PrinterCallback)  # it prints figures to stdout when there is no progress bar
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Mapping[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,  # noqa: ARG002
+    ) -> Any:
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        logits, targets = outputs.logits, inputs["labels"]
+        if self._objective == "soft":
+            loss = -(targets * functional.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
+        else:
+            loss = functional.binary_cross_entropy_with_logits(logits, targets)
+        return (loss, outputs) if return_outputs else loss
+
+
+class _Collator:
+    """Rows to padded tensors."""
+
+    def __init__(self, pad_id: int) -> None:
+        self._pad_id = pad_id
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        ids, mask = padded([row["input_ids"] for row in rows], self._pad_id)
+        batch = {"input_ids": ids, "attention_mask": mask}
+        batch |= {name: np.stack([row[name] for row in rows]) for name in ("labels", "outcomes")}
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+class _Logits(torch.nn.Module):
+    """The model as the exporter wants it: tensors in, one tensor out."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        return logits
+
+
+def _rows(tokenizer: QueryTokenizer, outcomes: OutcomeMatrix, recipe: Recipe) -> list[dict[str, Any]]:
+    ids = tokenizer.ids(outcomes.queries)
+    return [
+        {"input_ids": row, "labels": target, "outcomes": scores}
+        for row, target, scores in zip(ids, recipe.targets(outcomes), outcomes.scores, strict=True)
+    ]
+
+
+def _quality(prediction: EvalPrediction) -> dict[str, float]:
+    """Mean outcome of the expert that is scored highest."""
+    _, outcomes = prediction.label_ids
+    chosen = prediction.predictions.argmax(axis=1)
+    return {"quality": float(outcomes[np.arange(len(chosen)), chosen].mean())}
+
+
+def _model(source: str, config: RouterConfig) -> Any:
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(
+            source,
+            num_labels=len(config.experts),
+            # What `pipeline("text-classification")` makes of the logits: shares for "soft", one sigmoid each for "bce".
+            problem_type="single_label_classification" if config.objective == "soft" else "multi_label_classification",
+            id2label=dict(enumerate(config.names)),
+            label2id={name: position for position, name in enumerate(config.names)},
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+        )
+    except Exception as error:  # whatever a damaged directory makes transformers raise
+        raise ConfigurationError(f"encoder {source!r} can't be loaded: {error}") from error
+
+
+def _head_name(model: Any) -> str:
+    """Name of the last linear layer, the one that gives a logit per expert."""
+    count = model.config.num_labels
+    layers = [name for name, module in model.named_modules() if getattr(module, "out_features", None) == count]
+    if not layers:
+        raise CheckpointError(f"{type(model).__name__} has no linear layer of {count} outputs: it can't be a router")
+    return str(layers[-1])

@@ -1,0 +1,139 @@
+"""KNNRouter: the mean outcome of the nearest training queries, by cosine of sentence embeddings.
+
+With k = 1 it is the paper's 1NN-Router, whose one neighbour's outcomes rank the experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torouter.errors import CheckpointError
+from torouter.routing import arrays
+from torouter.routing.config import ExpertFacts, RouterConfig, Serving
+from torouter.routing.encode import Encoder
+from torouter.routing.encoded import EmbeddingRouter
+from torouter.routing.matrix import OutcomeMatrix
+
+_PRIOR = 1e-3
+"""Share of an expert's overall mean in its score: it decides ties, which are many with few neighbours."""
+_NEAR = 1e-3
+"""Added to a distance, so that a neighbour with the very text does not divide by zero."""
+_BLOCK_BYTES = 2**26
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Outcomes of some experts on m queries: `embeddings` (m, d) of unit length, `scores` (m, number of `experts`)."""
+
+    experts: tuple[str, ...]
+    embeddings: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if not len(self.embeddings) or self.scores.shape != (len(self.embeddings), len(self.experts)):
+            msg = f"outcomes {self.scores.shape} of {len(self.experts)} experts do not fit {self.embeddings.shape}"
+            raise CheckpointError(msg)
+
+    def means(self, queries: NDArray[np.float32], neighbours: int, *, by_distance: bool) -> NDArray[np.float32]:
+        """Mean outcome of each query's neighbours: shape (n, number of experts)."""
+        k = min(neighbours, len(self.embeddings))
+        step = max(1, _BLOCK_BYTES // (4 * len(self.embeddings)))
+        found = [self._means(queries[i : i + step], k, by_distance) for i in range(0, len(queries), step)]
+        near = np.concatenate(found) if found else np.empty((0, len(self.experts)), dtype=np.float32)
+        means: NDArray[np.float32] = (1 - _PRIOR) * near + np.float32(_PRIOR) * self.scores.mean(axis=0)
+        return means
+
+    def _means(self, queries: NDArray[np.float32], k: int, by_distance: bool) -> NDArray[np.float32]:
+        similarity = queries @ self.embeddings.T
+        nearest = np.argpartition(similarity, -k, axis=1)[:, -k:]
+        weights = np.ones(nearest.shape, dtype=np.float32)
+        if by_distance:
+            weights = 1 / (np.maximum(1 - np.take_along_axis(similarity, nearest, axis=1), 0) + np.float32(_NEAR))
+        weights /= weights.sum(axis=1, keepdims=True)
+        means: NDArray[np.float32] = np.einsum("nk,nke->ne", weights, self.scores[nearest])
+        return means
+
+
+class KNNRouter(EmbeddingRouter):
+    """Scores experts by the outcomes of similar queries.
+
+    `settings` of its config: `neighbours` (k) and `weights` ("uniform", or "distance" for the inverse of the cosine
+    distance). An expert that comes later brings outcomes on queries of its own, which are remembered apart.
+    """
+
+    kind: ClassVar[str] = "knn"
+
+    def __init__(self, config: RouterConfig, encoder: Encoder, memories: tuple[Memory, ...], source: Path) -> None:
+        known = [name for memory in memories for name in memory.experts]
+        if sorted(known) != sorted(config.names):
+            raise CheckpointError(f"there are outcomes of {', '.join(known)}, and experts {', '.join(config.names)}")
+        self._memories = memories
+        self._order = [known.index(name) for name in config.names]
+        super().__init__(config, encoder, source)
+
+    @classmethod
+    def fit(
+        cls,
+        config: RouterConfig,
+        encoder: Encoder,
+        features: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        *,
+        source: Path,
+    ) -> Self:
+        """A router that remembers these outcomes: `features` (m, d) of the encoder, `scores` (m, k experts)."""
+        return cls(config, encoder, (Memory(config.names, features, scores),), source)
+
+    def scores_of(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        settings: Mapping[str, object] = self.config.settings
+        k, by_distance = int(str(settings["neighbours"])), settings["weights"] == "distance"
+        found = [memory.means(features, k, by_distance=by_distance) for memory in self._memories]
+        return np.concatenate(found, axis=1)[:, self._order]
+
+    def add_expert(self, name: str, outcomes: OutcomeMatrix) -> Self:
+        config = self.config.with_expert(ExpertFacts(name=name))
+        memory = Memory((name,), self.features(outcomes.queries), outcomes.of((name,)).scores)
+        return type(self)(config, self._encoder, (*self._memories, memory), self._source)
+
+    def remove_expert(self, name: str) -> Self:
+        config = self.config.without_expert(name)
+        memories = []
+        for memory in self._memories:
+            left = [position for position, expert in enumerate(memory.experts) if expert != name]
+            if left:
+                names = tuple(memory.experts[position] for position in left)
+                memories.append(replace(memory, experts=names, scores=memory.scores[:, left]))
+        return type(self)(config, self._encoder, tuple(memories), self._source)
+
+    def _head_content(self) -> Iterator[bytes]:
+        for memory in self._memories:
+            yield "\0".join(memory.experts).encode()
+            yield memory.embeddings.tobytes()
+            yield memory.scores.tobytes()
+
+    def write_head(self, directory: Path) -> None:
+        named = {}
+        for number, memory in enumerate(self._memories):
+            named[f"embeddings_{number}"] = memory.embeddings
+            named[f"scores_{number}"] = memory.scores
+            columns = [self.config.position(name) for name in memory.experts]
+            named[f"columns_{number}"] = np.array(columns, dtype=np.int64)
+        arrays.save(directory, **named)
+
+    @classmethod
+    def read_files(cls, directory: Path, config: RouterConfig, serving: Serving) -> Self:
+        found = arrays.load(directory, "embeddings_0")
+        memories = []
+        for number in range(sum(name.startswith("embeddings_") for name in found)):
+            try:
+                names = tuple(config.names[column] for column in found[f"columns_{number}"])
+                memories.append(Memory(names, found[f"embeddings_{number}"], found[f"scores_{number}"]))
+            except (KeyError, IndexError):
+                raise CheckpointError(f"{directory}: the remembered outcomes do not fit router.json") from None
+        return cls(config, cls.encoder_of(directory, config, serving), tuple(memories), directory)
