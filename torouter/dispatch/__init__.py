@@ -2,6 +2,20 @@
 
 from torouter.dispatch.dispatcher import Dispatcher, Served, ServedStream, Target
 from torouter.dispatch.health import ReplicaSnapshot
+from torouter.dispatch.hooks import AttemptBegan, AttemptEnded, CallBegan, CallEnded, DispatchEvent, DispatchHook
 from torouter.dispatch.settings import DispatchSettings
 
-__all__ = ["DispatchSettings", "Dispatcher", "ReplicaSnapshot", "Served", "ServedStream", "Target"]
+__all__ = [
+    "AttemptBegan",
+    "AttemptEnded",
+    "CallBegan",
+    "CallEnded",
+    "DispatchEvent",
+    "DispatchHook",
+    "DispatchSettings",
+    "Dispatcher",
+    "ReplicaSnapshot",
+    "Served",
+    "ServedStream",
+    "Target",
+]

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-import random as random_module
-import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Generic, TypeVar
 
-from torouter.dispatch.health import ExpertState, Lease, Replica, ReplicaSnapshot, harmless, smoothed
-from torouter.dispatch.limits import RetryBudget, Waiter
+from torouter.dispatch.board import Board
+from torouter.dispatch.health import Lease, ReplicaSnapshot
+from torouter.dispatch.hooks import DispatchHook, Journal
+from torouter.dispatch.limits import Waiter
 from torouter.dispatch.settings import DispatchSettings
-from torouter.dispatch.walk import Walk
-from torouter.errors import (
-    ConfigurationError,
-    ExpertAccessError,
-    ExpertError,
-    ExpertProtocolError,
-    ExpertRequestError,
-    ExpertTimeoutError,
-)
+from torouter.errors import ExpertError, ExpertProtocolError, ExpertRequestError, ExpertTimeoutError
 from torouter.experts import Expert, ExpertPool
 from torouter.routing.decision import Attempt, RouteDecision
 from torouter.routing.needs import Estimate
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -45,7 +35,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Served(Generic[T]):
-    """An answer, who gave it, and who was asked in vain before. `milliseconds` is the whole call's time."""
+    """An answer, who gave it, and who had failed before. `milliseconds` is the whole call's time."""
 
     value: T
     expert: str
@@ -57,14 +47,13 @@ class Served(Generic[T]):
 class ServedStream(Generic[T]):
     """A stream whose first item is there: from here on one expert serves it, and its errors pass on as they are.
 
-    `aclose` frees the expert's slot and the connection; a stream read to its end is closed already.
+    `aclose` frees the expert's slot and its connection; a stream that was read to its end needs no closing.
     """
 
     def __init__(
         self,
         first: T,
         rest: AsyncGenerator[T, None],
-        *,
         target: Target,
         attempts: tuple[Attempt, ...],
         until: float | None,
@@ -74,8 +63,7 @@ class ServedStream(Generic[T]):
         self.attempts = attempts
         self._first: list[T] = [first]
         self._rest = rest
-        self._until = until
-        """Loop time at which the stream is cut; None where the client keeps the deadline itself."""
+        self._until = until  # loop time at which we cut it; None where the client keeps the deadline
 
     def __aiter__(self) -> ServedStream[T]:
         return self
@@ -100,16 +88,17 @@ class ServedStream(Generic[T]):
 
 
 class Dispatcher:
-    """Walks rankings over the experts of a pool, and keeps their health, load and usual answers.
+    """Carries out decisions over the experts of one pool, and keeps their health, load and usual answers.
 
     One dispatcher may serve several threads and event loops at once.
 
     Args:
         experts: The pool that decisions name.
         settings: Deadline, cool-downs, limits.
-        estimates: What is known of the experts' usual answers from the start; own observations move it.
+        estimates: What is known of the experts' usual answers at the start; observations move it.
+        hooks: Observers of calls and attempts.
         clock: Seconds that only grow.
-        sleep: Waits, for queues and cool-downs.
+        sleep: Waits so many seconds, for slots and cool-downs.
         random: Jitter of the cool-downs.
     """
 
@@ -119,28 +108,16 @@ class Dispatcher:
         settings: DispatchSettings = DispatchSettings(),  # noqa: B008 - frozen
         *,
         estimates: Mapping[str, Estimate] | None = None,
+        hooks: Sequence[DispatchHook] = (),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-        random: random_module.Random | None = None,
+        random: Random | None = None,
     ) -> None:
         self.settings = settings
+        self._hooks = tuple(hooks)
         self._clock = clock
         self._sleep = sleep
-        self._random = random or random_module.Random()  # noqa: S311 - jitter
-        self._lock = threading.Lock()
-        self._budget = RetryBudget(settings.retry_ratio, settings.retry_reserve)
-        known = estimates or {}
-        self._experts = {
-            name: ExpertState(
-                expert,
-                tuple(
-                    Replica(expert, url, expert.max_concurrency or settings.max_concurrency)
-                    for url in expert.urls or ("",)
-                ),
-                known.get(name, Estimate()),
-            )
-            for name, expert in experts.items()
-        }
+        self._board = Board(experts, settings, estimates or {}, clock, random or Random())  # noqa: S311 - jitter
 
     async def call(
         self, decision: RouteDecision, ask: Callable[[Target], Awaitable[T]], *, deadline: float | None = None
@@ -149,34 +126,36 @@ class Dispatcher:
 
         Args:
             decision: Whose ranking is walked.
-            ask: Asks one replica. An `ExpertError` of it is treated as the failure table says, anything else raised.
-            deadline: Seconds for this call in place of the settings', inf for no limit.
+            ask: Asks one replica. An `ExpertError` of it counts as the failure table says; anything else is raised.
+            deadline: Seconds for this call in place of the settings'; inf for no limit.
 
         Raises:
             ExpertRequestError: The request is wrong.
-            ContextLengthError: The input fits no expert that is left.
+            ContextLengthError: The input fits into no expert's window.
             DeadlineExceededError: The deadline is spent.
             NoExpertLeftError: Every expert has failed.
         """
-        walk = self._walk(decision, deadline)
-        while True:
-            lease = await self._lease(walk)
-            target = self._target(walk, lease)
-            try:
-                async with asyncio.timeout(self._attempt_seconds(walk, lease)) as timer:
-                    value = await ask(target)
-            except ExpertError as error:
-                self._failed(walk, lease, error)
-            except TimeoutError:
-                if not timer.expired():
+        journal = self._start(decision, deadline, streamed=False)
+        walk = journal.walk
+        try:
+            while True:
+                lease = await self._next_place(journal)
+                target = self._target(journal, lease)
+                try:
+                    async with asyncio.timeout(walk.attempt_seconds(lease.replica, lease.began)) as timer:
+                        value = await ask(target)
+                except BaseException as error:
+                    if self._may_go_on(journal, lease, error, timer):
+                        continue
                     raise
-                self._failed(walk, lease, self._too_slow(lease))
-            else:
                 now = self._clock()
-                self._succeeded(lease, now - lease.began)
-                return Served(value, target.expert.name, target.url, tuple(walk.attempts), (now - walk.began) * 1000)
-            finally:
-                self._return(lease)
+                self._finish(journal, lease, seconds=now - lease.began)
+                journal.ended(target.expert.name, None)
+                took = (now - walk.began) * 1000
+                return Served(value, target.expert.name, target.url, tuple(walk.attempts), took)
+        except BaseException as error:
+            journal.ended(None, error)
+            raise
 
     async def open_stream(
         self,
@@ -189,197 +168,111 @@ class Dispatcher:
 
         Arguments and errors are `call`'s. After the first item an `ExpertError` of the stream passes on as it is.
         """
-        walk = self._walk(decision, deadline)
-        while True:
-            lease = await self._lease(walk)
-            target = self._target(walk, lease)
-            items = self._items(lease, ask(target))
-            try:
-                async with asyncio.timeout(self._attempt_seconds(walk, lease)) as timer:
-                    first = await anext(items)
-            except ExpertError as error:
-                self._failed(walk, lease, error)
-            except StopAsyncIteration:
-                msg = f"expert {target.expert.name!r}: the stream ended before its first item"
-                self._failed(walk, lease, ExpertProtocolError(msg, expert=target.expert.name))
-            except TimeoutError:
-                if not timer.expired():
+        journal = self._start(decision, deadline, streamed=True)
+        walk = journal.walk
+        try:
+            while True:
+                lease = await self._next_place(journal)
+                target = self._target(journal, lease)
+                items = self._items(journal, lease, target, ask)
+                try:
+                    async with asyncio.timeout(walk.attempt_seconds(lease.replica, lease.began)) as timer:
+                        first = await anext(items)
+                except BaseException as error:
+                    if self._may_go_on(journal, lease, error, timer):
+                        continue
                     raise
-                self._failed(walk, lease, self._too_slow(lease))
-            else:
+                lease.answering = True
+                self._board.is_alive(lease)
                 until = None
                 if not target.url and target.seconds is not None:
-                    until = asyncio.get_running_loop().time() + walk.left(self._clock())
-                return ServedStream(first, items, target=target, attempts=tuple(walk.attempts), until=until)
+                    until = asyncio.get_running_loop().time() + walk.deadline - self._clock()
+                return ServedStream(first, items, target, tuple(walk.attempts), until)
+        except BaseException as error:
+            journal.ended(None, error)
+            raise
 
     def snapshot(self) -> tuple[ReplicaSnapshot, ...]:
         """The state of every replica."""
-        with self._lock:
-            now = self._clock()
-            return tuple(replica.snapshot(now) for state in self._experts.values() for replica in state.replicas)
+        return self._board.snapshot()
 
     def estimates(self) -> Mapping[str, Estimate]:
         """What each expert usually takes, by name: the given estimates, moved by what was observed."""
-        with self._lock:
-            return {name: state.estimate for name, state in self._experts.items()}
+        return self._board.estimates()
 
     def observe(self, expert: str, *, output_tokens: float) -> None:
-        """Take note of how long an answer was; the dispatcher does not look into answers."""
-        state = self._experts[expert]
-        with self._lock:
-            mean = smoothed(state.estimate.output_tokens, output_tokens)
-            state.estimate = replace(state.estimate, output_tokens=mean)
+        """Take note of an answer's length, since the dispatcher does not look into answers."""
+        self._board.observe(expert, output_tokens)
 
     def limit(self, expert: str, max_concurrency: int | None, *, url: str | None = None) -> None:
         """Change how many requests the expert's replicas, or the one at `url`, are sent at the same time."""
-        with self._lock:
-            for replica in self._experts[expert].replicas:
-                if url is None or replica.url == url:
-                    replica.limit = max_concurrency
-        self._hand_out(self._experts[expert])
+        self._board.limit(expert, max_concurrency, url)
 
-    def _walk(self, decision: RouteDecision, deadline: float | None) -> Walk:
-        unknown = [name for name in decision.ranking if name not in self._experts]
-        if unknown or not decision.ranking:
-            msg = f"the decision ranks {decision.ranking}; there are {', '.join(self._experts)}"
-            raise ConfigurationError(msg)
-        seconds = self.settings.deadline if deadline is None else deadline
-        now = self._clock()
-        self._budget.pay_in()
-        states = [self._experts[name] for name in decision.ranking]
-        return Walk(states, now, math.inf if seconds is None else now + seconds)
+    def _start(self, decision: RouteDecision, deadline: float | None, *, streamed: bool) -> Journal:
+        walk = self._board.start(decision.ranking, self.settings.deadline if deadline is None else deadline)
+        return Journal(self._hooks, decision, walk, self._clock, streamed=streamed)
 
-    async def _lease(self, walk: Walk) -> Lease:
-        """A place on the replica that is to be asked next."""
+    async def _next_place(self, journal: Journal) -> Lease:
+        """A place on the replica that is to be asked next; waits for it where all are taken."""
         while True:
-            waiter: Waiter | None = None
-            with self._lock:
-                now = self._clock()
-                if now >= walk.deadline:
-                    raise walk.out_of_time() from walk.error
-                step = walk.next_step(now, self._budget, self.settings)
-                if isinstance(step, Replica):
-                    return step.lend(now)
-                if step is not None:
-                    loop = asyncio.get_running_loop()
-                    waiter = Waiter(loop, loop.create_future(), walk.asked)
-                    step.expert.waiters.append(waiter)
-            if step is None or waiter is None:
-                raise walk.nobody_left() from walk.error
-            lease = await self._wait(step.expert, waiter, min(step.seconds, walk.left(now)))
+            place = self._board.next_place(journal.walk)
+            lease = place if isinstance(place, Lease) else await self._wait(*place)
             if lease is not None:
+                journal.attempt_began(lease)
                 return lease
 
-    async def _wait(self, expert: ExpertState, waiter: Waiter, seconds: float) -> Lease | None:
-        timer = None if seconds == math.inf else asyncio.ensure_future(self._sleep(seconds))
+    async def _wait(self, waiter: Waiter, seconds: float) -> Lease | None:
+        events: set[asyncio.Future[Any]] = {waiter.woken}
+        if seconds < math.inf:
+            events.add(asyncio.ensure_future(self._sleep(seconds)))
         try:
-            await asyncio.wait(
-                (waiter.woken,) if timer is None else (waiter.woken, timer), return_when=asyncio.FIRST_COMPLETED
-            )
-            with self._lock:
-                lease, waiter.lease = waiter.lease, None
-            return lease
+            await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+            return self._board.take_lease(waiter)
         finally:
-            if timer is not None:
-                timer.cancel()
-            with self._lock:
-                if waiter in expert.waiters:
-                    expert.waiters.remove(waiter)
-                unused, waiter.lease = waiter.lease, None
-            if unused is not None:
-                self._return(unused)
+            for event in events:
+                event.cancel()
+            self._board.leave_queue(waiter)
 
-    def _target(self, walk: Walk, lease: Lease) -> Target:
-        left = walk.left(lease.began)
+    def _target(self, journal: Journal, lease: Lease) -> Target:
+        left = journal.walk.deadline - lease.began
         return Target(lease.replica.expert, lease.replica.url, None if left == math.inf else left)
 
-    def _attempt_seconds(self, walk: Walk, lease: Lease) -> float | None:
-        left = walk.left(lease.began)
-        if left == math.inf:
-            return None
-        return left if walk.alone(lease.replica) else left * self.settings.attempt_share
-
-    def _too_slow(self, lease: Lease) -> ExpertTimeoutError:
-        name = lease.replica.expert.name
-        return ExpertTimeoutError(f"expert {name!r}: no answer after {self._clock() - lease.began:.3g} s", expert=name)
-
-    async def _items(self, lease: Lease, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """The stream's items; whatever ends it frees the slot. The consumer's own time is not the expert's."""
+    async def _items(
+        self, journal: Journal, lease: Lease, target: Target, ask: Callable[[Target], AsyncGenerator[T, None]]
+    ) -> AsyncGenerator[T, None]:
+        """The stream's items. After the first one, whatever ends it frees its place."""
         try:
-            async with aclosing(stream):
-                seconds = 0.0
-                began = lease.began
+            began, seconds = lease.began, 0.0  # the time that the consumer takes between the items is not the expert's
+            async with aclosing(ask(target)) as stream:
                 async for item in stream:
                     seconds += self._clock() - began
                     yield item
-                    lease.started = True
                     began = self._clock()
-        except ExpertError as error:
-            if lease.started:
-                self._judge(lease, error)
+        except BaseException as error:
+            if lease.answering:
+                self._finish(journal, lease, error=error)
+                journal.ended(target.expert.name, error)
             raise
-        else:
-            if lease.started:
-                self._succeeded(lease, seconds + self._clock() - began)
-        finally:
-            self._return(lease)
+        if lease.answering:
+            self._finish(journal, lease, seconds=seconds + self._clock() - began)
+            journal.ended(target.expert.name, None)
 
-    def _failed(self, walk: Walk, lease: Lease, error: ExpertError) -> None:
-        """Judge the replica and note the attempt; raises where no other expert may be asked."""
-        self._judge(lease, error)
-        if isinstance(error, ExpertRequestError):
-            raise error
-        walk.failed(lease.replica, error, (self._clock() - lease.began) * 1000)
+    def _may_go_on(self, journal: Journal, lease: Lease, error: BaseException, timer: asyncio.Timeout) -> bool:
+        """Take the place back, and say whether this failure is one after which somebody else is asked."""
+        name = lease.replica.expert.name
+        took = self._clock() - lease.began
+        if isinstance(error, TimeoutError) and timer.expired():
+            error = ExpertTimeoutError(f"expert {name!r}: no answer within {took:.3g} s", expert=name)
+        elif isinstance(error, StopAsyncIteration):
+            error = ExpertProtocolError(f"expert {name!r}: the stream ended before its first item", expert=name)
+        self._finish(journal, lease, error=error)
+        if not isinstance(error, ExpertError) or isinstance(error, ExpertRequestError):
+            return False
+        journal.walk.failed(lease.replica, error, took * 1000)
+        return True
 
-    def _judge(self, lease: Lease, error: ExpertError) -> None:
-        expert = self._experts[lease.replica.expert.name]
-        with self._lock:
-            if harmless(error):
-                lease.replica.succeeded(lease, None)
-                return
-            lease.replica.broke(lease, error, self._clock(), self.settings, self._random)
-            warn = isinstance(error, ExpertAccessError) and not expert.warned
-            expert.warned = expert.warned or warn
-            waiters = list(expert.waiters)
-            expert.waiters.clear()
-        for waiter in waiters:
-            waiter.wake()
-        if warn:
-            logger.warning(
-                "expert %r refuses us (%s): check its url, model and token. It is left alone for %.0f s at a time.",
-                expert.expert.name, type(error).__name__, self.settings.access_cooldown,
-            )  # fmt: skip
-
-    def _succeeded(self, lease: Lease, seconds: float) -> None:
-        state = self._experts[lease.replica.expert.name]
-        with self._lock:
-            lease.replica.succeeded(lease, seconds)
-            state.warned = False
-            state.estimate = replace(state.estimate, seconds=smoothed(state.estimate.seconds, seconds))
-
-    def _return(self, lease: Lease) -> None:
-        if lease.returned:
-            return
-        lease.returned = True
-        with self._lock:
-            lease.replica.take_back(lease)
-        self._hand_out(self._experts[lease.replica.expert.name])
-
-    def _hand_out(self, state: ExpertState) -> None:
-        """Give free slots to those who wait for them, in their order."""
-        if not state.waiters:
-            return
-        granted = []
-        with self._lock:
-            now = self._clock()
-            for replica in state.replicas:
-                while replica.ready(now) and not replica.full:
-                    waiter = next((w for w in state.waiters if replica not in w.refused), None)
-                    if waiter is None:
-                        break
-                    state.waiters.remove(waiter)
-                    waiter.lease = replica.lend(now)
-                    granted.append(waiter)
-        for waiter in granted:
-            if not waiter.wake() and waiter.lease is not None:
-                self._return(waiter.lease)
+    def _finish(
+        self, journal: Journal, lease: Lease, *, error: BaseException | None = None, seconds: float | None = None
+    ) -> None:
+        self._board.finish(lease, error=error, seconds=seconds)
+        journal.attempt_ended(lease, error)

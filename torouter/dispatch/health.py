@@ -1,21 +1,17 @@
 """What is known of each replica: its load, its cool-down and how long it takes to answer.
 
-Nothing here waits, locks or reads a clock: the dispatcher calls with the time and holds its lock.
+Nothing here waits, locks or reads a clock: the board calls with the time, and holds its lock.
 """
 
 from __future__ import annotations
 
 import math
-import random
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from torouter.dispatch.limits import Waiter
 from torouter.dispatch.settings import DispatchSettings
-from torouter.errors import ContextLengthError, ExpertAccessError, ExpertError, ExpertRequestError
+from torouter.errors import ExpertAccessError, ExpertError
 from torouter.experts import Expert
-from torouter.routing.needs import Estimate
 
 ReplicaState = Literal["ready", "cooling", "half_open"]
 
@@ -28,12 +24,15 @@ class ReplicaSnapshot:
     """One replica at one moment.
 
     Attributes:
+        expert: The expert's name.
+        url: The replica's address, "" where a framework's object is the expert.
         state: "ready"; "cooling": left alone after a failure; "half_open": one call at a time tries whether it is back.
         in_flight: Requests that it is answering.
         limit: The most it is sent at the same time, None for no limit.
-        seconds: Exponentially weighted mean time to an answer, None before the first.
+        seconds: Exponentially weighted mean time to a whole answer, None before the first.
         cooling_seconds: What is left of the cool-down.
-        answered, failed: Attempts since the start.
+        answered: Whole answers since the start.
+        failed: Attempts that failed since the start.
         last_error: Class name of the last failure.
     """
 
@@ -57,69 +56,81 @@ class Replica:
     url: str
     limit: int | None
     in_flight: int = 0
-    probing: bool = False
     failures: int = 0
+    """Failures in a row."""
+    cooling_until: float = -math.inf
+    probing: bool = False
+    """A call is trying whether the replica is back."""
     episode: int = 0
-    cooling_until: float = 0.0
+    """Grows with each failure and each recovery, so that what was begun before tells nothing about what is now."""
     disproved: float = -math.inf
     """When the latest attempt that failed was begun."""
-    last_error: str | None = None
     seconds: float | None = None
     answered: int = 0
     failed: int = 0
+    last_error: str | None = None
 
     @property
     def full(self) -> bool:
         return self.limit is not None and self.in_flight >= self.limit
 
     def ready(self, now: float) -> bool:
-        """Whether a call may be sent here without second thoughts: healthy, or half open with no probe under way."""
+        """Whether a call may be sent here without a second thought: healthy, or half open with no probe under way."""
         return not self.failures or (now >= self.cooling_until and not self.probing)
 
     def lend(self, now: float) -> Lease:
+        """Give a request its place."""
         probe = bool(self.failures) and not self.probing
         self.probing = self.probing or probe
         self.in_flight += 1
         return Lease(self, now, self.episode, probe)
 
     def take_back(self, lease: Lease) -> None:
+        """The request has ended."""
         self.in_flight -= 1
         if lease.probe:
             self.probing = False
 
-    def succeeded(self, lease: Lease, seconds: float | None) -> None:
-        """It answered. `seconds` is None where the answer says nothing of its usual speed."""
-        self.answered += 1
-        if seconds is not None:
-            self.seconds = smoothed(self.seconds, seconds)
+    def is_alive(self, lease: Lease) -> None:
+        """It has given a sign of life."""
+        if lease.probe:
+            self.probing = lease.probe = False
         if self.failures and lease.episode == self.episode:
             self.failures = 0
             self.episode += 1
+            lease.episode = self.episode
 
-    def broke(
-        self, lease: Lease, error: ExpertError, now: float, settings: DispatchSettings, rng: random.Random
-    ) -> None:
-        """It failed in a way that may hit the next call too, so it cools down."""
+    def broke(self, lease: Lease, error: ExpertError, until: float) -> None:
+        """It failed in a way that would hit the next call too: it cools down until the clock says `until`."""
         self.failed += 1
         self.last_error = type(error).__name__
         self.disproved = max(self.disproved, lease.began)
-        # Sixty calls that one crash breaks are one failure, and an answer begun before the crash proves no recovery.
-        if lease.episode != self.episode:
-            return
-        self.episode += 1
-        self.failures += 1
-        seconds = min(settings.max_cooldown, settings.cooldown * 2.0 ** min(self.failures - 1, 60))
+        # Sixty calls that one crash breaks are one failure.
+        if lease.episode == self.episode:
+            self.failures += 1
+            self.episode += 1
+            self.cooling_until = until
+
+    def cooldown(self, error: ExpertError, settings: DispatchSettings) -> float:
+        """Seconds to leave it alone after one more failure, before jitter."""
         if isinstance(error, ExpertAccessError):
-            seconds = settings.access_cooldown
-        self.cooling_until = now + seconds * (1 - rng.random() / 2)
+            return settings.access_cooldown
+        return min(settings.max_cooldown, settings.cooldown * 2.0 ** min(self.failures, 60))
 
     def snapshot(self, now: float) -> ReplicaSnapshot:
         cooling = max(0.0, self.cooling_until - now) if self.failures else 0.0
-        state: ReplicaState = "cooling" if cooling else "half_open" if self.failures else "ready"
         return ReplicaSnapshot(
-            self.expert.name, self.url, state, self.in_flight, self.limit, self.seconds, cooling, self.answered,
-            self.failed, self.last_error,
-        )  # fmt: skip
+            expert=self.expert.name,
+            url=self.url,
+            state="cooling" if cooling else "half_open" if self.failures else "ready",
+            in_flight=self.in_flight,
+            limit=self.limit,
+            seconds=self.seconds,
+            cooling_seconds=cooling,
+            answered=self.answered,
+            failed=self.failed,
+            last_error=self.last_error,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -130,27 +141,10 @@ class Lease:
     began: float
     episode: int
     probe: bool
-    started: bool = False
-    """A stream has given its first item."""
-    returned: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class ExpertState:
-    """One expert's replicas, the calls that wait for them, and its usual answer."""
-
-    expert: Expert
-    replicas: tuple[Replica, ...]
-    estimate: Estimate
-    waiters: deque[Waiter] = field(default_factory=deque)
-    warned: bool = False
+    answering: bool = False
+    """A stream whose first item has come: nobody else is asked any more."""
 
 
 def smoothed(mean: float | None, value: float) -> float:
     """Exponentially weighted mean after one more value."""
     return value if mean is None else mean + SMOOTHING * (value - mean)
-
-
-def harmless(error: ExpertError) -> bool:
-    """Whether the expert is well and only this request was wrong for it."""
-    return isinstance(error, (ContextLengthError, ExpertRequestError))

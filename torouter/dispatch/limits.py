@@ -1,14 +1,12 @@
-"""What holds calls back: the retry budget, and the place of a call that waits for a free slot."""
+"""What holds calls back: the retry budget, and the place of a call that waits for a slot."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torouter.dispatch.health import Lease, Replica
+from torouter.dispatch.health import Lease, Replica
 
 
 class RetryBudget:
@@ -20,9 +18,11 @@ class RetryBudget:
         self._left = reserve
 
     def pay_in(self) -> None:
+        """A call has come."""
         self._left = min(self._reserve, self._left + self._ratio)
 
     def take(self) -> bool:
+        """Whether one more retry may be made; if so, it is counted."""
         if self._left < 1:
             return False
         self._left -= 1
@@ -33,10 +33,11 @@ class RetryBudget:
 class Waiter:
     """A call in an expert's queue. Calls of several event loops wait in one queue, hence no asyncio.Semaphore.
 
-    A freed slot is handed to the first waiter as a lease, so no newcomer can take it first. A waiter that is woken
+    A freed slot is handed to the first waiter as a lease, so that no newcomer can take it. A waiter that is woken
     without a lease looks again at all experts.
     """
 
+    expert: str
     loop: asyncio.AbstractEventLoop
     woken: asyncio.Future[None]
     refused: Collection[Replica]

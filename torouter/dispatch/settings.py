@@ -22,7 +22,7 @@ class DispatchSettings:
     """Seconds for the whole call: waiting, all attempts, and a stream to its end. None: no limit."""
     attempt_share: float = 0.5
     """Share of the time left that one attempt may take to answer (a stream: to its first item) while another expert
-    could still be asked, so that a stalled expert costs no call that another would answer. The last one has it all."""
+    is ready to be asked, so that a stalled expert costs no call that another would answer. The last one has it all."""
     cooldown: float = 1.0
     """Seconds that a replica is left alone after a failure. Doubles with each failure in a row; a random part of up to
     one half is taken off, so that callers don't come back all at once."""
@@ -35,6 +35,9 @@ class DispatchSettings:
     one that cools down (a call's first attempt excepted), or the same one again."""
     retry_reserve: float = 20.0
     """Retries that the budget holds at most, and at the start."""
+    rounds: int = 1
+    """Times that a call may go through its ranking. From the second on it waits for cool-downs to end, and each round
+    costs a retry of the budget. More than one helps where all experts may be overloaded for a moment."""
     max_concurrency: int | None = None
     """Requests that a replica is sent at the same time where its expert says nothing. None: no limit."""
     queue_seconds: float = 30.0
@@ -46,9 +49,9 @@ class DispatchSettings:
             self._check(name, 0 <= _number(getattr(self, name)) < math.inf, "give a number, zero or more")
         self._check("deadline", self.deadline is None or _number(self.deadline) > 0, "give seconds above zero, or None")
         self._check("attempt_share", 0 < _number(self.attempt_share) <= 1, "give a share above 0, up to 1")
+        self._check("rounds", _counts(self.rounds), "give a whole number above zero")
         limit = self.max_concurrency
-        whole = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
-        self._check("max_concurrency", limit is None or whole, "give a whole number above zero, or None")
+        self._check("max_concurrency", limit is None or _counts(limit), "give a whole number above zero, or None")
 
     @classmethod
     def from_mapping(cls, entry: Mapping[str, Any]) -> DispatchSettings:
@@ -68,6 +71,10 @@ class DispatchSettings:
         if not fine:
             msg = f"DispatchSettings: {name}={getattr(self, name)!r} can't be used: {fix}"
             raise ConfigurationError(msg)
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _number(value: object) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torouter.dispatch.health import ExpertState, Replica
+from torouter.dispatch.health import Replica
 from torouter.dispatch.limits import RetryBudget
 from torouter.dispatch.settings import DispatchSettings
 from torouter.errors import (
@@ -14,52 +15,67 @@ from torouter.errors import (
     ExpertError,
     ExpertGenerationError,
     NoExpertLeftError,
-    TORouterError,
 )
 from torouter.routing.decision import Attempt
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait in this expert's queue, at most so many seconds."""
+    """Wait in this expert's queue, at most so many seconds, and look again."""
 
-    expert: ExpertState
+    expert: str
     seconds: float
 
 
 @dataclass(slots=True, eq=False)
 class Walk:
-    """Where one call stands: who was asked, who is out, what is left of the deadline (clock time, inf for none)."""
+    """Where one call stands: who was asked, who is out, what is left of the deadline."""
 
-    experts: Sequence[ExpertState]
+    ranking: Mapping[str, Sequence[Replica]]
+    """The experts' replicas, the best expert first."""
+    settings: DispatchSettings
     began: float
     deadline: float
+    """Clock time, inf for none."""
     attempts: list[Attempt] = field(default_factory=list)
     error: ExpertError | None = None
     """The last attempt's."""
     asked: set[Replica] = field(default_factory=set)
-    closed: set[str] = field(default_factory=set)
-    """Experts whose window is too small."""
+    """Replicas that are not asked again in this round."""
+    too_small: set[str] = field(default_factory=set)
+    """Experts whose window does not hold the input."""
     repeatable: Replica | None = None
-    """The first replica that failed while generating: a neighbour in its batch may be to blame."""
+    """The first replica that failed to generate: once more is fair, as another request of its batch may be to blame."""
     repeated: bool = False
+    rounds: int = 1
+    round_began: float = field(init=False)
     patient_until: float | None = None
     """Clock time until which the call waits for a busy expert; None before it waits at all."""
 
-    def next_step(self, now: float, budget: RetryBudget, settings: DispatchSettings) -> Replica | Wait | None:
+    def __post_init__(self) -> None:
+        self.round_began = self.began
+
+    def next_step(self, now: float, budget: RetryBudget) -> Replica | Wait | None:
         """The replica to ask now, or whom to wait for, or None if nobody is left."""
-        busy: ExpertState | None = None
-        for expert, replicas in self._open():
-            ready = [replica for replica in replicas if replica.ready(now)]
-            free = [replica for replica in ready if not replica.full]
-            if free:
-                return min(free, key=lambda replica: replica.in_flight)
-            if ready and busy is None:
+        busy = None
+        for name in self.ranking:
+            best = None
+            full = False
+            for replica in self._left_of(name):
+                if not replica.ready(now):
+                    continue
+                if replica.full:
+                    full = True
+                elif best is None or replica.in_flight < best.in_flight:
+                    best = replica
+            if best is not None:
+                return best
+            if full and busy is None:
+                busy = name
                 if self.patient_until is None:
-                    self.patient_until = now + min(settings.queue_seconds, (self.deadline - now) / 2)
+                    self.patient_until = now + min(self.settings.queue_seconds, (self.deadline - now) / 2)
                 if now < self.patient_until:
-                    return Wait(expert, self.patient_until - now)
-                busy = expert
+                    return Wait(name, self.patient_until - now)
         if busy is not None:
             return Wait(busy, self.deadline - now)
         return self._last_resort(now, budget)
@@ -67,58 +83,64 @@ class Walk:
     def _last_resort(self, now: float, budget: RetryBudget) -> Replica | Wait | None:
         """All that are left are known to be bad: ask one before its time if the budget allows it, else wait for it.
 
-        A replica that failed in an attempt which another call began after this one did needs no more proof.
+        Each call may ask one of them at once, whatever the budget says: nobody is turned away unheard. A replica that
+        has failed in an attempt that another call began after this one needs no more proof.
         """
-        bad = [(expert, replica) for expert, replicas in self._open() for replica in replicas]
-        bad.sort(key=lambda pair: max(pair[1].cooling_until, now))
-        free = [replica for _, replica in bad if not replica.full]
-        if free and (not self.attempts or budget.take()):
-            return free[0]
-        for expert, replica in bad:
-            if replica.disproved <= self.began:
-                # At the end of its cool-down, or of the probe that is under way, there is news.
-                return Wait(expert, replica.cooling_until - now if replica.cooling_until > now else self.deadline - now)
-        if self.repeatable is not None and not self.repeated and not self.repeatable.full and budget.take():
+        bad = [replica for name in self.ranking for replica in self._left_of(name)]
+        bad.sort(key=lambda replica: max(replica.cooling_until, now))
+        free = next((replica for replica in bad if not replica.full), None)
+        if free is not None and (not self.attempts or (self.rounds == 1 and budget.take())):
+            return free
+        for replica in bad:
+            if replica.disproved <= self.round_began or not self.attempts:
+                # There is news when its cool-down ends, or the probe that is under way.
+                until = replica.cooling_until if replica.cooling_until > now else self.deadline
+                return Wait(replica.expert.name, until - now)
+        again = self.repeatable
+        if again is not None and not self.repeated and not again.full and budget.take():
             self.repeated = True
-            return self.repeatable
+            return again
+        if self.rounds < self.settings.rounds and self.attempts and budget.take():
+            self.rounds += 1
+            self.round_began = now
+            self.asked.clear()
+            return self.next_step(now, budget)
         return None
 
-    def _open(self) -> Iterator[tuple[ExpertState, list[Replica]]]:
-        for expert in self.experts:
-            if expert.expert.name not in self.closed:
-                replicas = [replica for replica in expert.replicas if replica not in self.asked]
-                if replicas:
-                    yield expert, replicas
+    def _left_of(self, name: str) -> Sequence[Replica]:
+        if name in self.too_small:
+            return ()
+        replicas = self.ranking[name]
+        return [replica for replica in replicas if replica not in self.asked] if self.asked else replicas
 
-    def left(self, now: float) -> float:
-        """Seconds left of the deadline, inf if there is none."""
-        return self.deadline - now
-
-    def alone(self, replica: Replica) -> bool:
-        """Whether nobody else could be asked after `replica`."""
-        return not any(other is not replica for _, replicas in self._open() for other in replicas)
+    def attempt_seconds(self, replica: Replica, now: float) -> float | None:
+        """How long `replica` may take to answer: all that is left, or a share of it if another one is ready."""
+        left = self.deadline - now
+        if left == math.inf:
+            return None
+        others = (other for name in self.ranking for other in self._left_of(name) if other is not replica)
+        return left * self.settings.attempt_share if any(other.ready(now) for other in others) else left
 
     def failed(self, replica: Replica, error: ExpertError, milliseconds: float) -> None:
-        """Note a failure that sends this call to the next expert."""
+        """Note a failure after which somebody else is to be asked."""
         expert = replica.expert
-        kind = type(error).__name__
-        self.attempts.append(Attempt(expert.name, kind, str(error), milliseconds, replica.url or None))
+        self.attempts.append(Attempt(expert.name, type(error).__name__, str(error), milliseconds, replica.url or None))
         self.error = error
         self.asked.add(replica)
         if isinstance(error, ContextLengthError):
-            self.closed.add(expert.name)
-            if expert.context_window is not None:
-                windows = {state.expert.name: state.expert.context_window for state in self.experts}
-                self.closed.update(name for name, size in windows.items() if size and size <= expert.context_window)
+            self.too_small.add(expert.name)
+            if (known := expert.context_window) is not None:
+                windows = {name: replicas[0].expert.context_window for name, replicas in self.ranking.items()}
+                self.too_small.update(name for name, size in windows.items() if size is not None and size <= known)
         elif isinstance(error, ExpertGenerationError) and self.repeatable is None:
             self.repeatable = replica
 
-    def nobody_left(self) -> TORouterError:
-        """The error that ends a call that nobody could answer."""
+    def nobody_left(self) -> ContextLengthError | NoExpertLeftError:
+        """The error that ends a call which nobody could answer."""
         last = self.error
         if isinstance(last, ContextLengthError) and all(a.error == type(last).__name__ for a in self.attempts):
             return ContextLengthError(
-                f"the input fits no expert's context window: {self._story()}",
+                f"the input fits into no expert's context window: {self._story()}",
                 expert=last.expert,
                 status=last.status,
                 error_type=last.error_type,
@@ -129,11 +151,20 @@ class Walk:
     def out_of_time(self) -> DeadlineExceededError:
         """The error that ends a call whose deadline is spent."""
         seconds = self.deadline - self.began
-        story = self._story() or "no expert had a free slot in time"
-        return DeadlineExceededError(f"the deadline of {seconds:.3g} s is spent: {story}", self.attempts)
+        return DeadlineExceededError(f"the deadline of {seconds:.3g} s is spent: {self._story()}", self.attempts)
 
     def _story(self) -> str:
-        return "; ".join(
-            f"{attempt.expert!r} after {attempt.milliseconds:.0f} ms: {attempt.error}: {attempt.message}"
-            for attempt in self.attempts
-        )
+        """Who was asked and how it ended, and why the others were not."""
+        parts = [f"{a.expert!r}: {a.error} after {a.milliseconds:.0f} ms: {a.message}" for a in self.attempts]
+        heard = {attempt.expert for attempt in self.attempts}
+        for name, replicas in self.ranking.items():
+            if name not in heard:
+                parts.append(f"{name!r}: not asked, {self._why_not(name, replicas)}")
+        return "; ".join(parts)
+
+    def _why_not(self, name: str, replicas: Sequence[Replica]) -> str:
+        if name in self.too_small:
+            return "its window is no larger"
+        if all(replica.failures for replica in replicas):
+            return f"it failed other calls ({replicas[-1].last_error})"
+        return "no slot was free"

@@ -1,0 +1,125 @@
+"""Tells observers what happens to each call. No event holds a prompt or an answer."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torouter.dispatch.health import Lease
+from torouter.dispatch.walk import Walk
+from torouter.routing.decision import Attempt, RouteDecision
+
+logger = logging.getLogger(__name__)
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegan:
+    """A decision is about to be carried out. `call` is a number of its own in this process."""
+
+    call: int
+    decision: RouteDecision
+    streamed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptBegan:
+    """An expert is asked. `number` counts the call's attempts from 1."""
+
+    call: int
+    number: int
+    expert: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """The attempt is over. `error` is the class name of what ended it, None for an answer.
+
+    Where the caller gave up it is "CancelledError", or "GeneratorExit" for a stream that was closed early.
+    """
+
+    call: int
+    number: int
+    expert: str
+    url: str
+    milliseconds: float
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """The call is over; a streamed one when its stream is.
+
+    Attributes:
+        expert: Who served it, None if nobody did.
+        attempts: Those that failed before.
+        error: Class name of what ended it, None for an answer.
+    """
+
+    call: int
+    expert: str | None
+    attempts: tuple[Attempt, ...]
+    milliseconds: float
+    error: str | None
+
+
+DispatchEvent = CallBegan | AttemptBegan | AttemptEnded | CallEnded
+
+
+class DispatchHook(Protocol):
+    """Called with each event, in the task that makes the call. What it raises is logged and goes no further."""
+
+    def __call__(self, event: DispatchEvent, /) -> None: ...
+
+
+class Journal:
+    """What one call has to tell. Costs nothing where nobody listens."""
+
+    def __init__(
+        self,
+        hooks: Sequence[DispatchHook],
+        decision: RouteDecision,
+        walk: Walk,
+        clock: Callable[[], float],
+        *,
+        streamed: bool,
+    ) -> None:
+        self.walk = walk
+        self._hooks = hooks
+        self._clock = clock
+        if hooks:
+            self._call = next(_numbers)
+            self._number = 0
+            self._tell(CallBegan(self._call, decision, streamed))
+
+    def attempt_began(self, lease: Lease) -> None:
+        if self._hooks:
+            self._number += 1
+            self._tell(AttemptBegan(self._call, self._number, lease.replica.expert.name, lease.replica.url))
+
+    def attempt_ended(self, lease: Lease, error: BaseException | None) -> None:
+        if self._hooks:
+            name, url = lease.replica.expert.name, lease.replica.url
+            took = (self._clock() - lease.began) * 1000
+            self._tell(AttemptEnded(self._call, self._number, name, url, took, _name(error)))
+
+    def ended(self, expert: str | None, error: BaseException | None) -> None:
+        if self._hooks:
+            took = (self._clock() - self.walk.began) * 1000
+            self._tell(CallEnded(self._call, expert, tuple(self.walk.attempts), took, _name(error)))
+
+    def _tell(self, event: DispatchEvent) -> None:
+        for hook in self._hooks:
+            try:
+                hook(event)
+            except Exception:  # an observer's fault must not cost a call its answer
+                logger.exception("the dispatch hook %r failed", hook)
+
+
+def _name(error: BaseException | None) -> str | None:
+    return None if error is None else type(error).__name__
