@@ -83,7 +83,7 @@ def chat_reply(expert: Expert, request: ChatRequest, data: bytes) -> ChatReply:
     text, cut = cut_at(stop_texts(expert, request), told if isinstance(told, str) else "")
     whole, tool_calls = whole_calls(name, request, calls) if calls else ("", ())
     text += whole
-    if not text and not tool_calls and asks_for_tools(request):
+    if not (text or cut or tool_calls) and asks_for_tools(request):
         raise _empty(name)
     finish = _settled(finish_reason(name, choice.get("finish_reason")), called=bool(tool_calls), cut=cut)
     return ChatReply(text, tool_calls, finish, _usage(answer), _model(answer), _logprobs(choice))
@@ -168,7 +168,8 @@ class ChatStream:
         said, deltas = self._calls.close()
         text = self._text.close() + said
         called = self._calls.started or bool(deltas)
-        if not called and not text and not any(self._given) and (self._may_call or self._finish is None):
+        empty = not (called or cut or text or any(self._given))
+        if empty and (self._may_call or self._finish is None):
             # TGI says no more than [DONE] where max_tokens cut a call before its name, and 2.4.0 after an error.
             raise _empty(self._expert)
         finish = _settled(self._finish, called=called, cut=cut)
