@@ -7,12 +7,16 @@ connections that one call opens are there for the next.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_END_SECONDS = 2.0
+"""Most seconds that the end of the process waits for the loop's own end."""
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -25,9 +29,20 @@ def background_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None or _loop.is_closed() or _pid != os.getpid():
             loop = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="torouter", daemon=True).start()
+            thread = threading.Thread(target=loop.run_forever, name="torouter", daemon=True)
+            thread.start()
+            atexit.register(_end, loop, thread, os.getpid())
             _loop, _pid = loop, os.getpid()
         return _loop
+
+
+def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
+    """End the loop as `asyncio.run` would, so that its connections are closed and nothing is said on stderr."""
+    if pid != os.getpid():
+        return  # a forked child has a copy of the loop, but not of its thread
+    asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result(timeout=_END_SECONDS)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(_END_SECONDS)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

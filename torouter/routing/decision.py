@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,3 +57,12 @@ class Attempt:
             "message": self.message,
             "milliseconds": round(self.milliseconds, 3),
         }
+
+
+def routing_block(decision: RouteDecision, expert: str, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """What an answer's metadata says of its way, in plain JSON: `expert` served it, `attempts` failed before."""
+    return {
+        **decision.to_json(),
+        "expert": expert,
+        "failed_attempts": [attempt.to_json() for attempt in attempts],
+    }

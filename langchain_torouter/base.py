@@ -1,0 +1,274 @@
+"""What ChatTGI and RoutedChatModel share: standard parameters, requests, tools and structured output."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, Literal
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.output_parsers import JsonOutputKeyToolsParser, JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.base import OutputParserLike
+from langchain_core.output_parsers.openai_tools import PydanticToolsParser
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import BaseModel, ConfigDict, Field
+
+from langchain_torouter.errors import langchain_errors
+from langchain_torouter.messages import to_openai
+from torouter import background
+from torouter.chat import ChatRequest
+
+StructuredOutputMethod = Literal["json_schema", "function_calling", "json_mode"]
+
+# Keywords that are LangChain's or ours and say nothing to an expert's server.
+_NOT_SENT = (
+    "model",
+    "timeout",
+    "stream",
+    "stream_usage",
+    "ls_structured_output_format",
+    "structured_output_format",
+    "strict",
+    "parallel_tool_calls",
+    "exclude",
+    "routing_text",
+)
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a chat model, before it is known which expert answers it."""
+
+    messages: list[BaseMessage]
+    stop: list[str] | None
+    keywords: dict[str, Any]
+    """Per-call keywords: `model`, `tools`, request parameters, ..."""
+    run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None = None
+    sync: bool = False
+    """Whether the caller used a synchronous method."""
+    _request: ChatRequest | None = field(default=None, init=False)
+
+    def seconds(self, default: float | None) -> float | None:
+        """Seconds that the call may take in all."""
+        timeout: float | None = self.keywords.get("timeout")
+        return default if timeout is None else timeout
+
+    def request(self, defaults: Mapping[str, Any]) -> ChatRequest:
+        """The call as an expert behind a url gets it; built once, however many experts are asked."""
+        if self._request is None:
+            parameters = {**defaults, **self.keywords}
+            for name in _NOT_SENT:
+                parameters.pop(name, None)
+            tools = parameters.pop("tools", None) or ()
+            tool_choice = parameters.pop("tool_choice", None)
+            response_format = parameters.pop("response_format", None)
+            if self.stop is not None:
+                parameters["stop"] = self.stop
+            self._request = ChatRequest(
+                messages=to_openai(self.messages),
+                parameters={name: value for name, value in parameters.items() if value is not None},
+                tools=tuple(tools),
+                tool_choice=tool_choice,
+                response_format=response_format,
+            )
+        return self._request
+
+
+class ExpertChatModel(BaseChatModel):
+    """A chat model whose answers come from experts over HTTP; synchronous methods run the asynchronous ones."""
+
+    temperature: float | None = None
+    """Sampling temperature; 0 is greedy. None leaves it to the expert's own default."""
+    max_tokens: int | None = None
+    """Most tokens of an answer."""
+    top_p: float | None = None
+    """Nucleus sampling mass."""
+    seed: int | None = None
+    """Seed of sampling."""
+    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    """Texts that end an answer; they are not part of it."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds that one call may take in all, failover included."""
+    streaming: bool = False
+    """Whether `invoke` streams inside, so that callbacks see tokens."""
+
+    model_config = ConfigDict(
+        populate_by_name=True, arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True
+    )
+
+    @abstractmethod
+    async def _answer(self, call: Call) -> ChatResult:
+        """Answer one call."""
+
+    @abstractmethod
+    def _answer_stream(self, call: Call) -> AsyncGenerator[ChatGenerationChunk, None]:
+        """Answer one call piece by piece."""
+
+    def _defaults(self) -> dict[str, Any]:
+        """The model's own request parameters; a call's keywords win over them."""
+        return {
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "stop": self.stop or None,
+        }
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
+        params["ls_provider"] = "torouter"
+        params.setdefault("ls_model_name", self._llm_type)
+        return params
+
+    # --- generating ---
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with langchain_errors():
+            return background.run(self._answer(Call(messages, stop, kwargs, run_manager, sync=True)))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with langchain_errors():
+            return await self._answer(Call(messages, stop, kwargs, run_manager))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        with langchain_errors():
+            yield from background.iterate(self._answer_stream(Call(messages, stop, kwargs, run_manager, sync=True)))
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        stream = self._answer_stream(Call(messages, stop, kwargs, run_manager))
+        try:
+            with langchain_errors():
+                async for chunk in stream:
+                    yield chunk
+        finally:
+            # An abandoned stream gives its connection back now, not when the garbage collector finds it.
+            await stream.aclose()
+
+    # --- tools and structured output ---
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: dict[str, Any] | str | bool | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the model call tools.
+
+        Args:
+            tools: Tools as LangChain tools, functions, pydantic classes or OpenAI tool objects.
+            tool_choice: "auto", "none", "any" or "required", True (the same as "required"), a tool's name, or OpenAI's
+                object that names one. None leaves it to the expert.
+            strict: Whether arguments must follow the schema strictly; it is put into the tools' definitions.
+            kwargs: Further keywords for every call.
+
+        Raises:
+            ValueError: `tool_choice` names a tool that is not among `tools`.
+        """
+        converted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        if tool_choice:
+            kwargs["tool_choice"] = _checked_choice(tool_choice, [tool["function"]["name"] for tool in converted])
+        return self.bind(tools=converted, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: StructuredOutputMethod = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Let the model answer with an object of `schema`.
+
+        Args:
+            schema: A pydantic class, a TypedDict class, a JSON schema or an OpenAI function object.
+            method: "json_schema" constrains the answer by a grammar of the schema; "function_calling" makes it the
+                arguments of one tool; "json_mode" asks for JSON and says nothing of its shape to the expert, so the
+                prompt must.
+            include_raw: Whether to return `{"raw": message, "parsed": object or None, "parsing_error": error or None}`.
+            strict: Passed on to the expert with the schema.
+            kwargs: Further keywords for every call.
+
+        Raises:
+            ValueError: `method` is unknown.
+        """
+        hint = {"ls_structured_output_format": {"kwargs": {"method": method, "strict": strict}, "schema": schema}}
+        parser: OutputParserLike[Any]
+        if method == "function_calling":
+            name = convert_to_openai_tool(schema)["function"]["name"]
+            llm = self.bind_tools([schema], tool_choice=name, strict=strict, **hint, **kwargs)
+            if isinstance(schema, type) and is_basemodel_subclass(schema):
+                parser = PydanticToolsParser(tools=[schema], first_tool_only=True)
+            else:
+                parser = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+        elif method in ("json_schema", "json_mode"):
+            response_format = {"type": "json_object"} if method == "json_mode" else _json_schema_format(schema, strict)
+            llm = self.bind(response_format=response_format, **hint, **kwargs)
+            if isinstance(schema, type) and is_basemodel_subclass(schema):
+                parser = PydanticOutputParser(pydantic_object=schema)
+            else:
+                parser = JsonOutputParser()
+        else:
+            msg = f"method={method!r} is unknown: use 'json_schema', 'function_calling' or 'json_mode'"
+            raise ValueError(msg)
+        if not include_raw:
+            return llm | parser
+        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+        failed = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
+
+def _checked_choice(choice: dict[str, Any] | str | bool, names: list[str]) -> dict[str, Any] | str:
+    if choice is True or choice == "any":
+        return "required"
+    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
+        choice = {"type": "function", "function": {"name": choice}}
+    if isinstance(choice, dict) and choice.get("function", {}).get("name") not in names:
+        msg = f"tool_choice={choice!r} names no bound tool: use one of {', '.join(names)}"
+        raise ValueError(msg)
+    return choice  # type: ignore[return-value]  # False has been sorted out by the caller
+
+
+def _json_schema_format(schema: dict[str, Any] | type, strict: bool | None) -> dict[str, Any]:
+    json_schema = convert_to_json_schema(schema, strict=strict)
+    name = json_schema.pop("title", None) or "response"
+    body: dict[str, Any] = {"name": name, "schema": json_schema}
+    if strict is not None:
+        body["strict"] = strict
+    return {"type": "json_schema", "json_schema": body}

@@ -1,0 +1,142 @@
+"""ChatTGI: one TGI endpoint, or another server with `/v1/chat/completions`, as a LangChain chat model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.model_profile import ModelProfile
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.utils import from_env, secret_from_env
+from pydantic import Field, PrivateAttr, SecretStr
+
+from langchain_torouter.base import Call, ExpertChatModel
+from langchain_torouter.messages import PROVIDER, from_chunk, from_reply
+from langchain_torouter.retry import retried, started
+from torouter.experts import Ability, Api, Expert
+from torouter.tgi import TGIClient, Timeouts
+
+
+class ChatTGI(ExpertChatModel):
+    """A chat model behind a Text Generation Inference (TGI) endpoint.
+
+    Setup:
+        Start a server, for example `text-generation-launcher --model-id meta-llama/Llama-3.1-8B-Instruct --port 8080`.
+        Set the environment variable `TGI_API_KEY` if it was started with `--api-key`.
+
+    Key init args:
+        base_url: Address of the server, with or without `/v1`.
+        model: Id of a LoRA adapter (api "tgi"), or of the served model (api "openai"). TGI's base model needs none.
+        api: "tgi", or "openai" for vLLM, SGLang, llama.cpp and `transformers serve`.
+        temperature, max_tokens, stop, timeout, max_retries: the standard ones.
+
+    Instantiate and invoke:
+        ```python
+        from langchain_torouter import ChatTGI
+
+        model = ChatTGI(base_url="http://127.0.0.1:8080", temperature=0)
+        model.invoke("What is a router?").content
+        for chunk in model.stream("Count to three."):
+            print(chunk.text, end="")
+        ```
+
+    Raises:
+        ValueError: An argument can't be used; the message names it and the fix.
+    """
+
+    base_url: str = Field(default_factory=from_env("TGI_BASE_URL", default="http://127.0.0.1:3000"))
+    """Address of the server; by default that of `TGI_BASE_URL`, or TGI's own default port on this machine."""
+    model: str | None = Field(default=None, alias="model_name")
+    """LoRA adapter (api "tgi") or served model (api "openai")."""
+    api: Api = "tgi"
+    """The server's dialect."""
+    api_key: SecretStr | None = Field(default_factory=secret_from_env("TGI_API_KEY", default=None))
+    """The server's token; by default that of `TGI_API_KEY`."""
+    abilities: frozenset[Ability] = frozenset(("tools", "json_schema"))
+    """What the served model can do beyond text; add "images" for one that sees."""
+    context_window: int | None = None
+    """Tokens of input and output together."""
+    max_retries: int = Field(default=2, ge=0)
+    """Further tries where one failed for a passing reason (overload, lost connection, 5xx) before its first token."""
+    timeouts: Timeouts = Timeouts()
+    """Limits of one request: connect, first byte, idle, total."""
+
+    _expert: Expert = PrivateAttr()
+    _client: TGIClient = PrivateAttr()
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Not in a validator: pydantic would wrap our errors into its own.
+        self._expert = Expert(
+            name="ChatTGI",
+            url=self.base_url,
+            api=self.api,
+            model=self.model if self.api == "openai" else None,
+            adapter=self.model if self.api == "tgi" else None,
+            api_key=self.api_key,  # type: ignore[arg-type]  # Expert takes a SecretStr and keeps a Secret
+            abilities=self.abilities,
+            context_window=self.context_window,
+        )
+        self._client = TGIClient(self._expert, timeouts=self.timeouts)
+
+    @property
+    def _llm_type(self) -> str:
+        return "torouter-tgi"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"base_url": self.base_url, "api": self.api, "model": self.model, **self._defaults()}
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        return profile_of(self.abilities, self.context_window)
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = "tgi"
+        return params
+
+    def _client_for(self, call: Call) -> TGIClient:
+        model = call.keywords.get("model")
+        if model is None or model == self.model:
+            return self._client
+        field = "model" if self.api == "openai" else "adapter"
+        return TGIClient(replace(self._expert, **{field: model}), timeouts=self.timeouts)
+
+    async def _answer(self, call: Call) -> ChatResult:
+        request, client, seconds = call.request(self._defaults()), self._client_for(call), call.seconds(self.timeout)
+        reply = await retried(
+            lambda: client.chat(request, deadline=seconds), max_retries=self.max_retries, seconds=seconds
+        )
+        return from_reply(reply, model_name=reply.model or client.expert.served_model, extra={})
+
+    async def _answer_stream(self, call: Call) -> AsyncGenerator[ChatGenerationChunk, None]:
+        request, client, seconds = call.request(self._defaults()), self._client_for(call), call.seconds(self.timeout)
+        first, stream = await retried(
+            lambda: started(client.chat_stream(request, deadline=seconds)),
+            max_retries=self.max_retries,
+            seconds=seconds,
+        )
+        async with aclosing(stream):
+            model_name = first.model or client.expert.served_model
+            yield from_chunk(first, {"model_name": model_name, "model_provider": PROVIDER})
+            async for chunk in stream:
+                yield from_chunk(chunk, {})
+
+
+def profile_of(abilities: frozenset[Ability], context_window: int | None) -> ModelProfile:
+    """LangChain's description of what a model can do."""
+    profile = ModelProfile(
+        text_inputs=True,
+        text_outputs=True,
+        tool_calling="tools" in abilities,
+        tool_choice="tools" in abilities,
+        structured_output="json_schema" in abilities,
+        image_inputs="images" in abilities,
+        image_url_inputs="images" in abilities,
+    )
+    if context_window is not None:
+        profile["max_input_tokens"] = context_window
+    return profile

@@ -1,0 +1,159 @@
+"""torouter's errors as LangChain's: each class is both, so code that catches either keeps working."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from langchain_core.exceptions import (
+    ContextOverflowError,
+    ModelAPIError,
+    ModelAuthenticationError,
+    ModelConnectionError,
+    ModelInvalidRequestError,
+    ModelNotFoundError,
+    ModelPermissionDeniedError,
+    ModelRateLimitError,
+    ModelTimeoutError,
+)
+
+from torouter import errors
+
+
+class TORouterRateLimitError(errors.ExpertOverloadedError, ModelRateLimitError):
+    """The expert refuses work for now."""
+
+
+class TORouterAPIError(errors.ExpertUnavailableError, ModelAPIError):
+    """The expert failed in a way that has no class of its own."""
+
+
+class TORouterGenerationError(errors.ExpertGenerationError, ModelAPIError):
+    """Generation failed inside the expert's server; `partial_text` holds what had come."""
+
+
+class TORouterServerError(errors.ExpertServerError, ModelAPIError):
+    """The expert's server, or a proxy before it, answered with a 5xx."""
+
+
+class TORouterProtocolError(errors.ExpertProtocolError, ModelAPIError):
+    """The expert's answer is not what its API promises."""
+
+
+class TORouterConnectionError(errors.ExpertConnectionError, ModelConnectionError):
+    """The expert can't be reached."""
+
+
+class TORouterTimeoutError(errors.ExpertTimeoutError, ModelTimeoutError):
+    """The expert took too long."""
+
+
+class TORouterTruncatedReplyError(errors.TruncatedReplyError, ModelAPIError):
+    """The answer broke off; `partial_text` holds its beginning."""
+
+
+class TORouterAuthenticationError(errors.ExpertAuthenticationError, ModelAuthenticationError):
+    """The expert's token is missing or wrong."""
+
+
+class TORouterPermissionError(errors.ExpertPermissionError, ModelPermissionDeniedError):
+    """The expert's token has no right to it."""
+
+
+class TORouterNotFoundError(errors.ExpertNotFoundError, ModelNotFoundError):
+    """The expert's server has no such path or model."""
+
+
+class TORouterContextOverflowError(errors.ContextLengthError, ContextOverflowError):
+    """The input does not fit into the expert's context window."""
+
+
+class TORouterInvalidRequestError(errors.ExpertRequestError, ModelInvalidRequestError):
+    """The request is wrong for any expert."""
+
+
+class TORouterNoExpertLeftError(errors.NoExpertLeftError, ModelAPIError):
+    """Every expert was asked and none could answer; `attempts` says how each failed."""
+
+
+class TORouterDeadlineError(errors.DeadlineExceededError, ModelTimeoutError):
+    """The deadline over all attempts was spent."""
+
+
+# Walked in this order: the first class that the error is an instance of decides.
+_EXPERT_ERRORS: tuple[tuple[type[errors.ExpertError], type[errors.ExpertError]], ...] = (
+    (errors.ExpertOverloadedError, TORouterRateLimitError),
+    (errors.ExpertConnectionError, TORouterConnectionError),
+    (errors.ExpertTimeoutError, TORouterTimeoutError),
+    (errors.TruncatedReplyError, TORouterTruncatedReplyError),
+    (errors.ExpertGenerationError, TORouterGenerationError),
+    (errors.ExpertServerError, TORouterServerError),
+    (errors.ExpertProtocolError, TORouterProtocolError),
+    (errors.ExpertUnavailableError, TORouterAPIError),
+    (errors.ExpertAuthenticationError, TORouterAuthenticationError),
+    (errors.ExpertPermissionError, TORouterPermissionError),
+    (errors.ExpertNotFoundError, TORouterNotFoundError),
+    (errors.ContextLengthError, TORouterContextOverflowError),
+    (errors.ExpertRequestError, TORouterInvalidRequestError),
+)
+
+
+def as_langchain(error: errors.TORouterError) -> Exception:
+    """The same error with LangChain's class added; an error that LangChain has no word for comes back as it is."""
+    if isinstance(error, errors.ExpertError):
+        for ours, theirs in _EXPERT_ERRORS:
+            if isinstance(error, ours):
+                return theirs(
+                    str(error),
+                    expert=error.expert,
+                    status=error.status,
+                    error_type=error.error_type,
+                    body=error.body,
+                    partial_text=error.partial_text,
+                )
+    if isinstance(error, errors.DeadlineExceededError):
+        return TORouterDeadlineError(str(error), error.attempts)
+    if isinstance(error, errors.NoExpertLeftError):
+        if len(error.attempts) == 1 and isinstance(error.__cause__, errors.ExpertError):
+            # Only one expert was to be asked, as where it is pinned: its own error says more.
+            return as_langchain(error.__cause__)
+        return TORouterNoExpertLeftError(str(error), error.attempts)
+    return error
+
+
+@contextmanager
+def langchain_errors() -> Iterator[None]:
+    """Turn torouter's errors that leave the block into LangChain's."""
+    try:
+        yield
+    except errors.TORouterError as error:
+        mapped = as_langchain(error)
+        if mapped is error:
+            raise
+        raise mapped from error
+
+
+def as_expert_error(error: Exception, expert: str) -> errors.ExpertError | None:
+    """What a failure of a LangChain model means for failover, None where it is not a model's failure but a bug."""
+    if isinstance(error, errors.ExpertError):
+        return error
+    for theirs, ours in _FOREIGN_ERRORS:
+        if isinstance(error, theirs):
+            return ours(f"expert {expert!r}: {type(error).__name__}: {error}", expert=expert)
+    return None
+
+
+_FOREIGN_ERRORS: tuple[tuple[type[Exception], type[errors.ExpertError]], ...] = (
+    (ModelRateLimitError, errors.ExpertOverloadedError),
+    (ModelTimeoutError, errors.ExpertTimeoutError),
+    (ModelConnectionError, errors.ExpertConnectionError),
+    (ModelAPIError, errors.ExpertServerError),
+    (ModelAuthenticationError, errors.ExpertAuthenticationError),
+    (ModelPermissionDeniedError, errors.ExpertPermissionError),
+    (ModelNotFoundError, errors.ExpertNotFoundError),
+    (ContextOverflowError, errors.ContextLengthError),
+    (ModelInvalidRequestError, errors.ExpertRequestError),
+    # Integrations that know no ModelError still raise Python's own.
+    (TimeoutError, errors.ExpertTimeoutError),
+    (ConnectionError, errors.ExpertConnectionError),
+)

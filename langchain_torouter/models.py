@@ -1,0 +1,136 @@
+"""Any LangChain chat model as an expert: asked below its public methods, so that one call stays one run.
+
+`model.invoke` inside a run of ours would open a second run and count every token twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import Any, cast
+
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk, BaseMessageChunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableBinding
+
+from langchain_torouter.base import Call
+from langchain_torouter.errors import as_expert_error
+from torouter.errors import ConfigurationError
+from torouter.experts import Ability, Expert
+
+_DONE = object()
+
+
+def expert_of(name: str, model: BaseChatModel) -> Expert:
+    """What the policy can know of a model from its profile."""
+    profile = model.profile or {}
+    abilities: set[Ability] = set()
+    # A model without a profile may well know tools: only one that says no is left out.
+    if profile.get("tool_calling", type(model).bind_tools is not BaseChatModel.bind_tools):
+        abilities.add("tools")
+    if profile.get("structured_output", True):
+        abilities.add("json_schema")
+    if profile.get("image_inputs", False):
+        abilities.add("images")
+    return Expert(name=name, abilities=frozenset(abilities), context_window=profile.get("max_input_tokens"))
+
+
+async def ask_model(model: BaseChatModel, call: Call, name: str, defaults: Mapping[str, Any]) -> ChatResult:
+    """A whole answer of `model`.
+
+    Raises:
+        ExpertError: The model failed in a way that its integration names by a LangChain error.
+    """
+    keywords = _keywords(model, call, defaults)
+    with _as_expert(name):
+        if call.sync:
+            manager = cast("Any", call.run_manager)
+            return await asyncio.to_thread(
+                model._generate,  # noqa: SLF001 - see the module's docstring
+                call.messages,
+                stop=call.stop,
+                run_manager=manager,
+                **keywords,
+            )
+        return await model._agenerate(  # noqa: SLF001
+            call.messages, stop=call.stop, run_manager=cast("Any", call.run_manager), **keywords
+        )
+
+
+async def stream_model(
+    model: BaseChatModel, call: Call, name: str, defaults: Mapping[str, Any]
+) -> AsyncGenerator[ChatGenerationChunk, None]:
+    """The answer of `model` piece by piece, in one piece where it can't stream."""
+    if not _streams(model):
+        result = await ask_model(model, call, name, defaults)
+        yield _as_chunk(result.generations[0])
+        return
+    keywords = _keywords(model, call, defaults)
+    with _as_expert(name):
+        if call.sync and type(model)._stream is not BaseChatModel._stream:  # noqa: SLF001
+            chunks = _stepwise(model._stream(call.messages, stop=call.stop, **keywords))  # noqa: SLF001
+        else:
+            chunks = cast(
+                "AsyncGenerator[ChatGenerationChunk, None]",
+                model._astream(call.messages, stop=call.stop, **keywords),  # noqa: SLF001
+            )
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+
+async def _stepwise(chunks: Iterator[ChatGenerationChunk]) -> AsyncGenerator[ChatGenerationChunk, None]:
+    """A synchronous stream, each step in a worker thread, so that it never holds up the event loop."""
+    try:
+        while (chunk := await asyncio.to_thread(next, chunks, _DONE)) is not _DONE:
+            yield cast("ChatGenerationChunk", chunk)
+    finally:
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            await asyncio.to_thread(close)
+
+
+def _streams(model: BaseChatModel) -> bool:
+    kind = type(model)
+    return kind._stream is not BaseChatModel._stream or kind._astream is not BaseChatModel._astream  # noqa: SLF001
+
+
+def _as_chunk(generation: ChatGeneration) -> ChatGenerationChunk:
+    message = generation.message
+    chunk = AIMessageChunk(**{**message.model_dump(exclude={"type"}), "chunk_position": "last"})
+    return ChatGenerationChunk(message=cast("BaseMessageChunk", chunk), generation_info=generation.generation_info)
+
+
+def _keywords(model: BaseChatModel, call: Call, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The call's keywords in the model's own form; it may want its tools quite otherwise than OpenAI does."""
+    request = call.request(defaults)
+    keywords: dict[str, Any] = {name: value for name, value in request.parameters.items() if name != "stop"}
+    if request.response_format is not None:
+        keywords["response_format"] = request.response_format
+    if request.tools:
+        choice = request.tool_choice
+        if isinstance(choice, Mapping):
+            choice = choice["function"]["name"]
+        bound = model.bind_tools(
+            [dict(tool) for tool in request.tools],
+            **({} if choice is None else {"tool_choice": "any" if choice == "required" else choice}),
+        )
+        if not isinstance(bound, RunnableBinding):
+            kind = type(model).__name__
+            msg = f"{kind} can't be an expert for calls with tools: its bind_tools gives no RunnableBinding"
+            raise ConfigurationError(msg)
+        keywords.update(bound.kwargs)
+    return keywords
+
+
+@contextmanager
+def _as_expert(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        mapped = as_expert_error(error, name)
+        if mapped is None or mapped is error:
+            raise
+        raise mapped from error

@@ -1,0 +1,380 @@
+"""RoutedChatModel: a LangChain chat model whose every call goes to the expert that a trained router ranks first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any, Literal, Self
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_model_stream import AsyncChatModelStream, ChatModelStream
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.language_models.model_profile import ModelProfile
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_core.runnables.config import get_config_list
+from pydantic import Field, PrivateAttr
+
+from langchain_torouter.base import Call, ExpertChatModel
+from langchain_torouter.chat_tgi import profile_of
+from langchain_torouter.errors import langchain_errors
+from langchain_torouter.messages import PROVIDER, conversation_text, from_chunk, from_reply, last_human_text
+from langchain_torouter.models import ask_model, expert_of, stream_model
+from langchain_torouter.retry import retried
+from torouter.dispatch import DispatchSettings, Target
+from torouter.experts import Expert, ExpertPool
+from torouter.routed import RoutedExperts, RouteQuery
+from torouter.routing.decision import Attempt, RouteDecision, routing_block
+from torouter.routing.needs import Needs
+from torouter.routing.policy import RoutingPolicy
+from torouter.tgi import Timeouts
+
+RoutingText = Literal["last_human", "conversation"] | Callable[[Sequence[BaseMessage]], str]
+Experts = ExpertPool | str | os.PathLike[str] | Sequence[Expert] | Mapping[str, Any]
+
+
+class ChosenExpert(str):
+    """The name of a call's chosen expert that carries the whole decision.
+
+    It travels as the standard keyword `model`, so that the run, which LangChain opens before it asks for the answer,
+    already names the expert that serves; a plain string in that place is a caller's pin.
+    """
+
+    decision: RouteDecision
+
+    @classmethod
+    def of(cls, decision: RouteDecision) -> Self:
+        """The first of the decision's ranking."""
+        chosen = cls(decision.expert)
+        chosen.decision = decision
+        return chosen
+
+
+class RoutedChatModel(ExpertChatModel):
+    """A chat model that asks, for each call, the expert that a trained router expects to answer it best.
+
+    If that expert can't answer, the next one of this query's own ranking does, as long as no token has come.
+
+    Key init args:
+        router: A trained router, its directory, or its id on the Hugging Face Hub.
+        experts: Path of an experts.yaml, an `ExpertPool`, or a mapping from name to a url, an `Expert` or any LangChain
+            chat model. Names are those that the router was trained with.
+        policy: How scores become a ranking; by default the best score goes first.
+        routing_text: What the router reads: "last_human" (the text of the last human turn, so that a tool loop stays
+            with its expert), "conversation", or a function of the messages.
+        temperature, max_tokens, stop, timeout: the standard ones. `timeout` is one deadline over all experts tried.
+
+    Per call, as keywords or in `config={"configurable": {...}}`:
+        model (configurable: expert): the one expert that may answer.
+        exclude: experts that may not.
+        routing_text: the text to route by, in place of the messages'.
+
+    Instantiate and invoke:
+        ```python
+        from langchain_torouter import RoutedChatModel
+
+        model = RoutedChatModel(
+            router="my-router",
+            experts={"code": "http://127.0.0.1:8080", "math": "http://127.0.0.1:8081"},
+        )
+        answer = model.invoke("Write a function that reverses a list.")
+        answer.response_metadata["routing"]["expert"]
+        ```
+
+    Raises:
+        ConfigurationError: Router and experts do not fit, or an argument can't be used.
+        CheckpointError: The router can't be loaded.
+    """
+
+    router: Any
+    """Router, directory or Hub id."""
+    experts: Any
+    """The experts by name."""
+    policy: RoutingPolicy = RoutingPolicy()
+    """From scores to a ranking."""
+    routing_text: RoutingText = "last_human"
+    """What the router reads."""
+    settings: DispatchSettings = DispatchSettings()
+    """Deadline, cool-downs and limits of failover."""
+    timeouts: Timeouts = Timeouts()
+    """Limits of one request to one expert."""
+    max_retries: int = Field(default=0, ge=0)
+    """Further walks over the ranking once every expert has failed for a passing reason."""
+
+    _routed: RoutedExperts = PrivateAttr()
+    _models: dict[str, BaseChatModel] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Not in a validator: pydantic would wrap our errors into its own.
+        pool, self._models = _pool_and_models(self.experts)
+        self._routed = RoutedExperts(
+            self.router, pool, policy=self.policy, settings=self.settings, timeouts=self.timeouts
+        )
+
+    @property
+    def _llm_type(self) -> str:
+        return "torouter-routed"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        # Keys of LangChain's answer cache: a retrained router or other experts must not hit the old answers.
+        return {
+            "router": self._routed.router.revision,
+            "experts": self._routed.experts.fingerprint,
+            "policy": repr(self.policy),
+            **self._defaults(),
+        }
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        pool, _ = _pool_and_models(self.experts)
+        windows = [expert.context_window for expert in pool.values()]
+        return profile_of(
+            frozenset(ability for expert in pool.values() for ability in expert.abilities),
+            None if None in windows else min(window for window in windows if window is not None),
+        )
+
+    def route(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> RouteDecision:
+        """The decision that a call with this input would get; no expert is asked.
+
+        Args:
+            input: What `invoke` takes.
+            config: What `invoke` takes.
+            kwargs: Per-call keywords such as `model`, `exclude` and `tools`.
+        """
+        messages = self._convert_input(input).to_messages()
+        return self._routed.decide(self._query(messages, config, kwargs))
+
+    # --- deciding before the run is opened ---
+
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        prompt = self._convert_input(input)
+        return super().invoke(prompt, config, stop=stop, **self._chosen(prompt, config, kwargs))
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        prompt = self._convert_input(input)
+        return await super().ainvoke(prompt, config, stop=stop, **await self._achosen(prompt, config, kwargs))
+
+    def stream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        prompt = self._convert_input(input)
+        yield from super().stream(prompt, config, stop=stop, **self._chosen(prompt, config, kwargs))
+
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        prompt = self._convert_input(input)
+        chosen = await self._achosen(prompt, config, kwargs)
+        chunks = super().astream(prompt, config, stop=stop, **chosen)
+        async with aclosing(chunks):  # type: ignore[type-var]  # it is an async generator
+            async for chunk in chunks:
+                yield chunk
+
+    # The public stream_events hands over to these two for version "v3"; a hook of its own it has not.
+    def _chat_model_stream_v3(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> ChatModelStream:
+        prompt = self._convert_input(input)
+        return super()._chat_model_stream_v3(prompt, config, stop=stop, **self._chosen(prompt, config, kwargs))
+
+    async def _achat_model_stream_v3(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncChatModelStream:
+        prompt = self._convert_input(input)
+        chosen = await self._achosen(prompt, config, kwargs)
+        return await super()._achat_model_stream_v3(prompt, config, stop=stop, **chosen)
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any | None,
+    ) -> list[AIMessage]:
+        self._routed.prime(self._texts(inputs, config, kwargs))
+        return super().batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any | None,
+    ) -> list[AIMessage]:
+        await self._routed.aprime(self._texts(inputs, config, kwargs))
+        return await super().abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    def _chosen(self, prompt: PromptValue, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(kwargs.get("model"), ChosenExpert):
+            return kwargs
+        with langchain_errors():
+            decision = self._routed.decide(self._query(prompt.to_messages(), config, kwargs))
+        return {**kwargs, "model": ChosenExpert.of(decision)}
+
+    async def _achosen(
+        self, prompt: PromptValue, config: RunnableConfig | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        if isinstance(kwargs.get("model"), ChosenExpert):
+            return kwargs
+        with langchain_errors():
+            decision = await self._routed.adecide(self._query(prompt.to_messages(), config, kwargs))
+        return {**kwargs, "model": ChosenExpert.of(decision)}
+
+    def _query(
+        self, messages: Sequence[BaseMessage], config: RunnableConfig | None, kwargs: Mapping[str, Any]
+    ) -> RouteQuery:
+        configurable = ensure_config(config).get("configurable", {})
+        response_format = kwargs.get("response_format") or {}
+        return RouteQuery(
+            text=self._text(messages, configurable, kwargs),
+            needs=Needs(
+                tools=bool(kwargs.get("tools")),
+                json_schema=response_format.get("type") == "json_schema",
+                images=any(_has_image(message) for message in messages),
+                output_tokens=kwargs.get("max_tokens") or self.max_tokens,
+            ),
+            pinned=kwargs.get("model") or configurable.get("expert"),
+            exclude=kwargs.get("exclude") or configurable.get("exclude") or (),
+            policy=configurable.get("policy"),
+        )
+
+    def _text(self, messages: Sequence[BaseMessage], configurable: Mapping[str, Any], kwargs: Mapping[str, Any]) -> str:
+        given = kwargs.get("routing_text") or configurable.get("routing_text")
+        if given:
+            return str(given)
+        if callable(self.routing_text):
+            return self.routing_text(messages)
+        return conversation_text(messages) if self.routing_text == "conversation" else last_human_text(messages)
+
+    def _texts(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None,
+        kwargs: Mapping[str, Any],
+    ) -> list[str]:
+        configs = get_config_list(config, len(inputs)) if inputs else []
+        return [
+            self._text(self._convert_input(one).to_messages(), its_config.get("configurable", {}), kwargs)
+            for one, its_config in zip(inputs, configs, strict=True)
+        ]
+
+    # --- answering ---
+
+    async def _answer(self, call: Call) -> ChatResult:
+        decision = await self._decision(call)
+        seconds = call.seconds(self.timeout)
+        served = await retried(
+            lambda: self._routed.dispatcher.call(decision, partial(self._ask, call), deadline=seconds),
+            max_retries=self.max_retries,
+            seconds=seconds,
+        )
+        for generation in served.value.generations:
+            generation.message.response_metadata.update(self._signature(decision, served.expert, served.attempts))
+        return served.value
+
+    async def _answer_stream(self, call: Call) -> AsyncGenerator[ChatGenerationChunk, None]:
+        decision = await self._decision(call)
+        seconds = call.seconds(self.timeout)
+        stream = await retried(
+            lambda: self._routed.dispatcher.open_stream(decision, partial(self._ask_stream, call), deadline=seconds),
+            max_retries=self.max_retries,
+            seconds=seconds,
+        )
+        signature: dict[str, Any] | None = self._signature(decision, stream.expert, stream.attempts)
+        async with aclosing(stream):
+            async for chunk in stream:
+                if signature is not None:
+                    chunk.message.response_metadata.update(signature)
+                    signature = None
+                yield chunk
+
+    async def _decision(self, call: Call) -> RouteDecision:
+        model = call.keywords.get("model")
+        if isinstance(model, ChosenExpert):
+            return model.decision
+        return await self._routed.adecide(self._query(call.messages, None, call.keywords))
+
+    async def _ask(self, call: Call, target: Target) -> ChatResult:
+        expert = target.expert
+        model = self._models.get(expert.name)
+        if model is not None:
+            return await ask_model(model, call, expert.name, self._defaults())
+        reply = await self._routed.client(target).chat(call.request(self._defaults()), deadline=target.seconds)
+        return from_reply(reply, model_name=reply.model or expert.served_model, extra={})
+
+    async def _ask_stream(self, call: Call, target: Target) -> AsyncGenerator[ChatGenerationChunk, None]:
+        expert = target.expert
+        model = self._models.get(expert.name)
+        if model is not None:
+            async with aclosing(stream_model(model, call, expert.name, self._defaults())) as own:
+                async for piece in own:
+                    yield piece
+            return
+        chunks = self._routed.client(target).chat_stream(call.request(self._defaults()), deadline=target.seconds)
+        async with aclosing(chunks):
+            metadata: dict[str, Any] = {}
+            async for chunk in chunks:
+                if not metadata:
+                    metadata = {"model_name": chunk.model or expert.served_model, "model_provider": PROVIDER}
+                    yield from_chunk(chunk, metadata)
+                else:
+                    yield from_chunk(chunk, {})
+
+    def _signature(self, decision: RouteDecision, expert: str, attempts: Sequence[Attempt]) -> dict[str, Any]:
+        return {"routing": routing_block(decision, expert, attempts)}
+
+
+def _pool_and_models(experts: Experts) -> tuple[ExpertPool, dict[str, BaseChatModel]]:
+    """The experts as a pool, and those among them that are LangChain chat models."""
+    if not isinstance(experts, Mapping) or isinstance(experts, ExpertPool):
+        return ExpertPool(experts), {}
+    models = {name: value for name, value in experts.items() if isinstance(value, BaseChatModel)}
+    described = {name: expert_of(name, models[name]) if name in models else value for name, value in experts.items()}
+    return ExpertPool(described), models
+
+
+def _has_image(message: BaseMessage) -> bool:
+    return not isinstance(message.content, str) and any(
+        isinstance(block, Mapping) and block.get("type") in ("image", "image_url") for block in message.content
+    )

@@ -1,0 +1,135 @@
+"""Router, policy, dispatcher and clients of one application: what an adapter asks for a decision and for an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from torouter.dispatch import Dispatcher, DispatchSettings, Target
+from torouter.errors import ConfigurationError
+from torouter.experts import ExpertPool
+from torouter.routing.cache import Row, ScoreCache
+from torouter.routing.decision import RouteDecision
+from torouter.routing.needs import Needs
+from torouter.routing.policy import RoutingPolicy
+from torouter.routing.router import AutoRouter, Router
+from torouter.tgi import TGIClient, Timeouts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteQuery:
+    """What a decision is made from.
+
+    Attributes:
+        text: The text that the router scores.
+        needs: What the request asks of an expert beyond text.
+        pinned: The one expert that may answer; None lets the router choose.
+        exclude: Experts that may not answer.
+        policy: A policy for this call alone, None for the application's.
+    """
+
+    text: str
+    needs: Needs = Needs()
+    pinned: str | None = None
+    exclude: Collection[str] = ()
+    policy: RoutingPolicy | None = None
+
+
+class RoutedExperts:
+    """One router and the experts it chooses from.
+
+    Args:
+        router: A router, its directory, or its id on the Hugging Face Hub.
+        experts: The pool; it must hold exactly the experts that the router knows.
+        policy: How scores become a ranking.
+        settings: Deadline, cool-downs and limits of the dispatcher.
+        timeouts: Limits of one request to one expert.
+
+    Raises:
+        CheckpointError: The router can't be loaded.
+        ConfigurationError: Router and pool know different experts.
+    """
+
+    def __init__(
+        self,
+        router: Router | str | os.PathLike[str],
+        experts: ExpertPool,
+        *,
+        policy: RoutingPolicy | None = None,
+        settings: DispatchSettings | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self.router = router if isinstance(router, Router) else AutoRouter.from_pretrained(router)
+        self.experts = experts
+        _check_same_experts(self.router, experts)
+        self.policy = policy or RoutingPolicy()
+        self.dispatcher = Dispatcher(experts, settings or DispatchSettings())
+        self._timeouts = timeouts or Timeouts()
+        self._scores = ScoreCache(self.router)
+        self._clients: dict[tuple[str, str], TGIClient] = {}
+
+    def prime(self, texts: Sequence[str]) -> None:
+        """Score many texts in one forward pass, so that deciding for each of them costs none."""
+        self._scores.scores(list(dict.fromkeys(texts)))
+
+    async def aprime(self, texts: Sequence[str]) -> None:
+        """The same as `prime`, off the event loop."""
+        await asyncio.to_thread(self.prime, texts)
+
+    def decide(self, query: RouteQuery) -> RouteDecision:
+        """Rank the experts for one query.
+
+        Raises:
+            ConfigurationError: A pinned or excluded expert is unknown, or no expert has what the request needs.
+            ContextLengthError: The request fits into no expert's context window.
+        """
+        started = time.perf_counter()
+        return self._decided(query, self._scores.scores([query.text])[0], started)
+
+    async def adecide(self, query: RouteQuery) -> RouteDecision:
+        """The same as `decide`; a forward pass runs in a worker thread, never on the event loop."""
+        started = time.perf_counter()
+        row = self._scores.known(query.text)
+        if row is None:
+            row = (await asyncio.to_thread(self._scores.scores, [query.text]))[0]
+        return self._decided(query, row, started)
+
+    def client(self, target: Target) -> TGIClient:
+        """The client of one replica.
+
+        Raises:
+            ConfigurationError: The expert has no url.
+        """
+        key = (target.expert.name, target.url)
+        client = self._clients.get(key)
+        if client is None:
+            client = self._clients[key] = TGIClient(target.expert, url=target.url, timeouts=self._timeouts)
+        return client
+
+    def _decided(self, query: RouteQuery, row: Row, started: float) -> RouteDecision:
+        decision = (query.policy or self.policy).decide(
+            dict(zip(self.router.experts, row.tolist(), strict=True)),
+            self.experts,
+            needs=query.needs,
+            pinned=query.pinned,
+            exclude=query.exclude,
+            estimates=self.dispatcher.estimates(),
+        )
+        return replace(decision, milliseconds=1000 * (time.perf_counter() - started))
+
+
+def _check_same_experts(router: Router, pool: ExpertPool) -> None:
+    unserved = [name for name in router.experts if name not in pool]
+    unknown = [name for name in pool if name not in router.experts]
+    if not unserved and not unknown:
+        return
+    msg = f"the router knows {', '.join(router.experts)}, the pool holds {', '.join(pool)}: "
+    fixes = []
+    if unserved:
+        fixes.append(f"add {', '.join(unserved)} to the pool, or take them out by router.remove_expert(name)")
+    if unknown:
+        fixes.append(f"teach the router {', '.join(unknown)} by router.add_expert(name, outcomes), or take them out")
+    raise ConfigurationError(msg + "; ".join(fixes))
