@@ -27,9 +27,11 @@ from torouter.tgi.generation import (
     Generation,
     GenerationStream,
     ServerInfo,
+    TemplatedChat,
     generation,
     server_info,
     server_info_of_models,
+    templated_chat,
 )
 from torouter.tgi.reply import ChatStream, chat_reply, parsed
 from torouter.tgi.request import chat_body, encoded, generate_body, generate_stops
@@ -132,6 +134,11 @@ class TGIClient:
         body = generate_body(self.expert, prompt, parameters or {})
         steps = GenerationStream(self.expert.name, generate_stops(self.expert, parameters or {}))
         return self._stream("/generate_stream", body, steps, deadline)
+
+    async def chat_tokenize(self, request: ChatRequest, *, deadline: float | None = None) -> TemplatedChat:
+        """The prompt that TGI makes of a chat (`/chat_tokenize`)."""
+        body = chat_body(self.expert, request, stream=False)
+        return templated_chat(self.expert.name, await self._ask("POST", "/chat_tokenize", body, deadline))
 
     async def info(self, *, deadline: float | None = None) -> ServerInfo:
         """What the server tells of its model and limits: `/info` of TGI, `/v1/models` of others."""

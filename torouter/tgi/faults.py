@@ -60,7 +60,7 @@ _TOO_LONG = re.compile(
     r"`inputs` tokens \+|`inputs` must have less than|maximum model length|context[ _](?:length|size|window)",
     re.IGNORECASE,
 )
-_WRONG_FIELD = re.compile(r"Failed to deserialize the JSON body into the target type: ([\w.\[\]]+)")
+_WRONG_FIELD = re.compile(r"Failed to deserialize the JSON body into the target type: ([\w.\[\]]+):")
 
 
 def error_from_response(expert: str, status: int, body: bytes, headers: Mapping[str, str]) -> ExpertError:
@@ -138,7 +138,8 @@ def _classified(status: int, text: str, error_type: str | None) -> _Verdict:
 
 
 def _refused(text: str, error_type: str | None) -> _Verdict:
-    if _TOO_LONG.search(text) or _TOO_LONG.search(error_type or ""):
+    # Servers begin with the reason; what follows may be the prompt.
+    if _TOO_LONG.search(text[:QUOTED_CHARACTERS]) or _TOO_LONG.search(error_type or ""):
         return ContextLengthError, "the input is too long for its context window"
     kind = _of_tgi(text) or ExpertRequestError
     if kind is not ExpertRequestError:

@@ -48,6 +48,29 @@ class ServerInfo:
     raw: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class TemplatedChat:
+    """A chat as the server's template writes it: the text, and the ids of its tokens."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+def templated_chat(expert: str, data: bytes) -> TemplatedChat:
+    """Read the body of a `/chat_tokenize` answer with status 200.
+
+    Raises:
+        ExpertProtocolError: It is none.
+    """
+    answer = parsed(expert, data)
+    text = _word(answer, "templated_text")
+    ids = [_count(token, "id") for token in _listed(answer, "tokenize_response")]
+    if text is None or None in ids:
+        msg = f"expert {expert!r} answers without a templated text and its tokens"
+        raise ExpertProtocolError(msg, expert=expert)
+    return TemplatedChat(text, tuple(i for i in ids if i is not None))
+
+
 def generation(expert: str, stops: tuple[str, ...], data: bytes) -> Generation:
     """Read the body of a `/generate` answer with status 200, or the same in the list of one that POST `/` gives.
 
