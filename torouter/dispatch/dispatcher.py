@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from torouter.dispatch.board import Board
 from torouter.dispatch.health import Lease, ReplicaSnapshot
@@ -222,16 +222,15 @@ class Dispatcher:
                 return lease
 
     async def _wait(self, waiter: Waiter, seconds: float) -> Lease | None:
-        events: set[asyncio.Future[Any]] = {waiter.woken}
-        if seconds < math.inf:
-            events.add(asyncio.ensure_future(self._sleep(seconds)))
+        timer = None if seconds == math.inf else asyncio.ensure_future(self._sleep(seconds))
+        events = (waiter.woken,) if timer is None else (waiter.woken, timer)
         try:
             await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
             return self._board.take_lease(waiter)
         finally:
-            for event in events:
-                event.cancel()
             self._board.leave_queue(waiter)
+            if timer is not None:
+                timer.cancel()
 
     def _target(self, journal: Journal, lease: Lease) -> Target:
         left = journal.walk.deadline - lease.began

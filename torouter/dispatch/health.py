@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torouter.dispatch.settings import DispatchSettings
-from torouter.errors import ExpertAccessError, ExpertError
+from torouter.errors import ExpertAccessError, ExpertError, ExpertGenerationError
 from torouter.experts import Expert
 
 ReplicaState = Literal["ready", "cooling", "half_open"]
@@ -104,7 +104,8 @@ class Replica:
         """It failed in a way that would hit the next call too: it cools down until the clock says `until`."""
         self.failed += 1
         self.last_error = type(error).__name__
-        self.disproved = max(self.disproved, lease.began)
+        if not isinstance(error, ExpertGenerationError):  # which the one input may be to blame for
+            self.disproved = max(self.disproved, lease.began)
         # Sixty calls that one crash breaks are one failure.
         if lease.episode == self.episode:
             self.failures += 1
