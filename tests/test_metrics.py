@@ -38,6 +38,12 @@ def test_the_oracle_takes_the_cheapest_of_the_best() -> None:
     assert metrics.oracle_choices(SCORES).tolist() == [0, 1, 2, 0]
 
 
+def test_an_expert_of_unknown_cost_is_the_oracles_last_resort() -> None:
+    costs = np.array([[np.nan, 1, 2]] * 4)
+    assert metrics.oracle_choices(SCORES, costs).tolist() == [1, 1, 2, 1]
+    assert metrics.oracle_choices(np.array([[0.0, 1.0]]), np.array([[1.0, np.nan]])).tolist() == [1]
+
+
 def test_gap_closed_is_the_share_between_best_single_and_oracle() -> None:
     assert metrics.gap_closed(0.7, single=0.6, oracle=0.8) == pytest.approx(0.5)
     assert metrics.gap_closed(0.5, single=0.6, oracle=0.8) == pytest.approx(-0.5)
@@ -102,11 +108,17 @@ def test_single_experts_stand_at_their_means() -> None:
     assert points(Curve.of_singles(SCORES, COSTS)) == [(1, 0.25), (2, 0.5), (4, 0.75)]
 
 
-def test_mixing_reaches_a_quality_between_two_points_at_a_cost_between() -> None:
-    singles = curve((1, 0.2), (3, 0.6))
-    assert singles.cost_for(0.4) == pytest.approx(2.0)
-    assert singles.cost_for(0.1) == 1.0
-    assert np.isnan(singles.cost_for(0.7))
+def test_a_quality_between_two_points_is_reached_by_mixing_them() -> None:
+    singles = curve((3, 0.6), (2, 0.1), (1, 0.2))
+    assert mix(singles, 0.3) == pytest.approx([0.25, 0, 0.75])
+    assert mix(singles, 0.1) == [0, 0, 1]
+    assert singles.mix_for(0.7) is None
+
+
+def mix(of: Curve, quality: float) -> list[float]:
+    found = of.mix_for(quality)
+    assert found is not None
+    return list(found)
 
 
 def test_aiq_is_the_mean_height_of_the_hull() -> None:
@@ -133,10 +145,10 @@ def test_qnc_is_the_relative_cost_of_equalling_the_best_single() -> None:
     assert np.isnan(router.qnc(single_cost=4, single_quality=0.8))
 
 
-def test_the_weight_is_that_of_the_cheapest_point_good_enough() -> None:
-    router = curve((1, 0.5), (2, 0.7), (3, 0.75))
-    assert router.weight_for(0.6) == 1.0
-    assert router.weight_for(0.9) == 2.0  # none reaches it: the best point's
+def test_the_operating_point_is_the_cheapest_good_enough() -> None:
+    router = curve((3, 0.75), (1, 0.5), (2, 0.7))
+    assert router.point_for(0.6) == 2
+    assert router.point_for(0.9) == 0  # none reaches it: the best
 
 
 def test_a_weight_on_cost_changes_the_choice() -> None:

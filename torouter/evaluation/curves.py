@@ -21,8 +21,8 @@ class Curve:
     """Operating points of one router on one set of queries.
 
     Attributes:
-        weights: The weight of cost at each point, in quality per USD; NaN where a point has none.
-        costs: Mean cost per query in USD.
+        weights: The weight of cost at each point, in quality per unit of cost; NaN where a point has none.
+        costs: Mean cost per query, in any one unit.
         qualities: Mean quality.
     """
 
@@ -41,25 +41,38 @@ class Curve:
 
         Over the single experts' points this is RouterBench's zero router (arXiv 2403.12031, section 3).
         """
+        kept = self._on_hull()
+        return Curve(self.weights[kept], self.costs[kept], self.qualities[kept])
+
+    def mix_for(self, quality: float) -> NDArray[np.float64] | None:
+        """The cheapest random mix that reaches `quality`: a probability per point, None where no mix does."""
+        kept = self._on_hull()
+        heights = self.qualities[kept]
+        if quality > heights[-1]:
+            return None
+        mix = np.zeros(len(self.costs))
+        # Interpolating the unit vectors of the hull's points gives the share of each.
+        mix[kept] = [np.interp(quality, heights, unit) for unit in np.eye(len(kept))]
+        return mix
+
+    def point_for(self, quality: float) -> int:
+        """Position of the cheapest point that reaches `quality`; where none does, of the best point."""
+        reach = self.qualities >= quality
+        return int(np.where(reach, self.costs, np.inf).argmin() if reach.any() else self.qualities.argmax())
+
+    def _on_hull(self) -> list[int]:
         kept: list[int] = []
-        # Of points of equal cost the best comes first, and the others are below the hull.
+        # Of points of equal cost the best comes first, and the others are no better than it.
         for i in np.lexsort((-self.qualities, self.costs)):
             if kept and self.qualities[i] <= self.qualities[kept[-1]]:
                 continue
             while len(kept) > 1 and self._slope(kept[-2], kept[-1]) <= self._slope(kept[-1], i):
                 kept.pop()
             kept.append(int(i))
-        return Curve(self.weights[kept], self.costs[kept], self.qualities[kept])
+        return kept
 
     def _slope(self, left: int, right: int) -> float:
         return float((self.qualities[right] - self.qualities[left]) / (self.costs[right] - self.costs[left]))
-
-    def cost_for(self, quality: float) -> float:
-        """Least mean cost at which mixing of the points reaches `quality`, USD per query; NaN where none does."""
-        hull = self.hull()
-        if quality > hull.qualities[-1]:
-            return NAN
-        return float(np.interp(quality, hull.qualities, hull.costs))
 
     def aiq(self, low: float, high: float) -> float:
         """Average Improvement in Quality as the RouterBench paper defines it.
@@ -91,13 +104,6 @@ class Curve:
         """
         as_good = self.qualities >= single_quality
         return float(self.costs[as_good].min() / single_cost) if as_good.any() and single_cost > 0 else NAN
-
-    def weight_for(self, quality: float) -> float:
-        """The cost weight of the cheapest point that reaches `quality`; where none does, of the best point."""
-        reach = self.qualities >= quality
-        if not reach.any():
-            return float(self.weights[self.qualities.argmax()])
-        return float(self.weights[np.where(reach, self.costs, np.inf).argmin()])
 
 
 def choices_at(scores: Floats, expected_costs: Floats, weight: float) -> NDArray[np.intp]:

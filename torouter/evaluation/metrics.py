@@ -42,10 +42,14 @@ def best_single(scores: Floats) -> int:
 def oracle_choices(scores: Floats, costs: Floats | None = None) -> NDArray[np.intp]:
     """The cheapest expert among those of the query's best score; without costs the first of them.
 
-    This is RouterBench's oracle (arXiv 2403.12031): where no expert is right, the cheapest of all is taken.
+    This is RouterBench's oracle (arXiv 2403.12031): where no expert is right, the cheapest of all is taken. An unknown
+    cost (NaN) counts as the dearest.
     """
     is_best = scores == scores.max(axis=1, keepdims=True)
-    ranked = ~is_best if costs is None else np.where(is_best, costs, np.inf)
+    if costs is None:
+        ranked = np.where(is_best, 0.0, np.inf)
+    else:
+        ranked = np.where(is_best, np.where(np.isnan(costs), np.finfo(np.float64).max, costs), np.inf)
     cheapest: NDArray[np.intp] = ranked.argmin(axis=1)
     return cheapest
 

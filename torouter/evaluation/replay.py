@@ -1,0 +1,206 @@
+"""Replays routers on recorded outcomes: what their choices would have been worth, beside every yardstick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torouter.evaluation import metrics
+from torouter.evaluation.curves import Curve
+from torouter.evaluation.metrics import Choices, Floats, Reliability
+from torouter.evaluation.part import Part, complete_rows
+from torouter.evaluation.pricing import CostPart
+
+Role = Literal["router", "yardstick", "expert"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What one router said, and how long it took.
+
+    Attributes:
+        test: Its scores on the test part, shape (n, k).
+        held: Its scores on the train part's queries on which the weight of cost is picked.
+        held_rows: Mask of these queries in the train part.
+        are_qualities: Whether a score estimates the expert's quality, so that its calibration can be judged.
+        milliseconds: Median and 95th percentile of single queries.
+        queries_per_second: In batches.
+    """
+
+    name: str
+    test: Floats
+    held: Floats
+    held_rows: NDArray[np.bool_]
+    are_qualities: bool
+    milliseconds: tuple[float, float]
+    queries_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A router, a yardstick or a single expert on one test part.
+
+    Attributes:
+        metrics: By the keys of `torouter.evaluation.columns`; NaN where a metric is not defined, absent where the table
+            lacks what it needs.
+        shares: Share of each data set's queries (rows) that each expert (columns) gets.
+        curve: Cost in USD per 1,000 queries against quality.
+    """
+
+    name: str
+    role: Role
+    metrics: Mapping[str, float]
+    shares: NDArray[np.float64] | None = None
+    curve: Curve | None = None
+    reliability: Reliability | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """All contenders on one split.
+
+    Attributes:
+        split: Such as "standard:0"; None where the whole table is the test part and there is no train part.
+        single: The expert that is best on the train part.
+        pair: Weak and strong expert of APGR and CPT; None without a cost part.
+        priced_queries: Queries of the cost part, 0 where there is none.
+    """
+
+    split: str | None
+    train_queries: int
+    test_queries: int
+    priced_queries: int
+    priced_experts: tuple[str, ...]
+    datasets: tuple[str, ...]
+    single: str
+    pair: tuple[str, str] | None
+    contenders: tuple[Contender, ...]
+
+
+def replay(
+    train: Part, test: Part, routers: Sequence[Scored], *, split: str | None = None, pair: tuple[str, str] | None = None
+) -> Replay:
+    """Judge routers on `test`; all that has to be picked (best single, expected costs, weights) is picked on `train`.
+
+    Args:
+        train: Outcomes to pick on; `test` itself where there are no others.
+        test: Outcomes to judge by.
+        routers: Their scores on both.
+        split: Name of the split, for the report.
+        pair: Weak and strong expert of APGR and CPT; by default the cheapest and the best of the train part.
+
+    Raises:
+        ConfigurationError: The pair names an expert that has no known cost.
+    """
+    single = metrics.best_single(train.scores)
+    cost = CostPart.of(train, test, pair=pair)
+    court = _Court.of(test, single)
+    contenders = [_router(router, court, cost) for router in routers]
+    contenders += [
+        Contender(name="random", role="yardstick", metrics=court.of_random() | (cost.of_random() if cost else {})),
+        court.judge("best single", "yardstick", court.always(single), cost.of_expert(cost.single) if cost else {}),
+        court.judge("oracle", "yardstick", court.oracle, cost.of_oracle() if cost else {}),
+    ]
+    if cost:
+        found, hull = cost.of_zero_router()
+        contenders.append(Contender(name="zero router", role="yardstick", metrics=found, curve=hull))
+    for column, name in enumerate(test.experts):
+        priced = cost.of_expert(cost.test.experts.index(name)) if cost and name in cost.test.experts else {}
+        contenders.append(court.judge(name, "expert", court.always(column), priced))
+    return Replay(
+        split=split,
+        train_queries=len(train) if split else 0,
+        test_queries=len(test),
+        priced_queries=len(cost.test) if cost else 0,
+        priced_experts=cost.test.experts if cost else (),
+        datasets=court.datasets,
+        single=test.experts[single],
+        pair=(cost.test.experts[cost.pair[0]], cost.test.experts[cost.pair[1]]) if cost else None,
+        contenders=tuple(contenders),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Court:
+    """What every contender is judged by: the test part and the two ends of the gap."""
+
+    test: Part
+    datasets: tuple[str, ...]
+    groups: NDArray[np.intp]
+    oracle: NDArray[np.intp]
+    single_quality: float
+    timed: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
+    with_nll: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, test: Part, single: int) -> _Court:
+        datasets, groups = np.unique(test.datasets, return_inverse=True)
+        return cls(
+            test=test,
+            datasets=tuple(map(str, datasets)),
+            groups=groups,
+            oracle=metrics.oracle_choices(test.scores, test.costs),
+            single_quality=float(test.scores[:, single].mean(dtype=np.float64)),
+            timed=complete_rows(test.seconds),
+            counted=complete_rows(test.seconds, test.output_tokens),
+            with_nll=complete_rows(test.nll),
+        )
+
+    def always(self, column: int) -> NDArray[np.intp]:
+        return np.full(len(self.test), column)
+
+    def judge(self, name: str, role: Role, choices: Choices, more: Mapping[str, float]) -> Contender:
+        test = self.test
+        found = self._of_quality(metrics.mean_of(test.scores, choices))
+        if self.timed.any():
+            found["seconds"] = metrics.mean_of(test.seconds[self.timed], choices[self.timed])
+        if (rows := self.counted).any():
+            found["tokens_per_second"] = metrics.tokens_per_second(
+                test.output_tokens[rows], test.seconds[rows], choices[rows]
+            )
+        if self.with_nll.any():
+            found["nll"] = metrics.mean_of(test.nll[self.with_nll], choices[self.with_nll])
+        shares = metrics.routing_shares(choices, self.groups, len(test.experts))
+        return Contender(name=name, role=role, metrics={**found, **more}, shares=shares)
+
+    def of_random(self) -> dict[str, float]:
+        test = self.test
+        found = self._of_quality(metrics.random_mean(test.scores))
+        if self.timed.any():
+            found["seconds"] = metrics.random_mean(test.seconds[self.timed])
+        if (rows := self.counted).any():
+            tokens, seconds = metrics.random_mean(test.output_tokens[rows]), metrics.random_mean(test.seconds[rows])
+            found["tokens_per_second"] = tokens / seconds if seconds > 0 else float("nan")
+        if self.with_nll.any():
+            found["nll"] = metrics.random_mean(test.nll[self.with_nll])
+        return found
+
+    def _of_quality(self, quality: float) -> dict[str, float]:
+        top = metrics.mean_of(self.test.scores, self.oracle)
+        return {
+            "quality": quality,
+            "gain": quality - self.single_quality,
+            "gap_closed": metrics.gap_closed(quality, self.single_quality, top),
+        }
+
+
+def _router(router: Scored, court: _Court, cost: CostPart | None) -> Contender:
+    found = {
+        "milliseconds": router.milliseconds[0],
+        "milliseconds_95": router.milliseconds[1],
+        "queries_per_second": router.queries_per_second,
+    }
+    curve = reliability = None
+    if cost:
+        priced, curve = cost.of_router(router.test, router.held, router.held_rows)
+        found |= priced
+    if router.are_qualities:
+        reliability = metrics.reliability(router.test, court.test.scores)
+        found |= {"ece": reliability.ece, "brier": metrics.brier(router.test, court.test.scores)}
+    judged = court.judge(router.name, "router", router.test.argmax(axis=1), found)
+    return replace(judged, curve=curve, reliability=reliability)
