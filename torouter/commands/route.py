@@ -8,7 +8,6 @@ import sys
 import time
 
 HELP = "score the experts for a text"
-BAR = 32
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the experts by score."""
     from torouter.routing.decision import RouteDecision
+    from torouter.routing.display import score_lines
     from torouter.routing.router import AutoRouter
 
     text = sys.stdin.read() if arguments.text == "-" else arguments.text
@@ -34,8 +34,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(decision.to_json(), ensure_ascii=False, indent=2))
         return 0
-    width = max(map(len, ranking))
-    for name in ranking:
-        # The scores of all routers lie in 0..1, so that is what a full bar stands for.
-        print(f"{name:{width}}  {scores[name]:.3f}  {'█' * round(BAR * min(max(scores[name], 0), 1))}")
+    print("\n".join(score_lines(scores, ranking[0])))
     return 0

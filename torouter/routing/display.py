@@ -1,4 +1,4 @@
-"""How the demo and `torouter route` show a decision in a terminal."""
+"""How a decision is shown to a person: scores as bars."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bar(share: float) -> str:
 
 
 def score_lines(scores: Mapping[str, float], chosen: str) -> list[str]:
-    """One line per expert, the best first, with its score as a bar; the chosen one is marked."""
+    """One line per expert, the best score first, with the score as a bar; the chosen expert is marked."""
     width = max(len(name) for name in scores)
     ranked = sorted(scores.items(), key=lambda item: -item[1])
     return [f"{'>' if name == chosen else ' '} {name:<{width}}  {bar(score)} {score:.3f}" for name, score in ranked]

@@ -1,0 +1,62 @@
+"""What an import loads, and what it says when an extra is missing; each in a fresh process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+HEAVY = ("torch", "transformers", "pandas", "pyarrow", "langchain_core", "llama_index", "onnxruntime", "tokenizers")
+
+
+def fresh(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def loaded(statement: str) -> set[str]:
+    """The heavy packages that a statement loads."""
+    found = fresh(f"{statement}\nimport sys; print(*[name for name in {HEAVY} if name in sys.modules])")
+    assert found.returncode == 0, found.stderr
+    return set(found.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "allowed"),
+    [
+        ("import torouter", set()),
+        ("from torouter import Expert, ExpertPool, AutoRouter, RoutingPolicy, RouteDecision", set()),
+        ("import torouter.tgi, torouter.dispatch, torouter.routed", set()),
+        ("from langchain_torouter import RoutedChatModel, ChatTGI", {"langchain_core"}),
+        ("from torouter.cli import main", set()),
+    ],
+)
+def test_an_import_loads_no_framework_that_it_does_not_need(statement: str, allowed: set[str]) -> None:
+    assert loaded(statement) <= allowed
+
+
+@pytest.mark.parametrize(
+    ("missing", "statement", "command"),
+    [
+        ("langchain_core", "import langchain_torouter", "pip install 'torouter[langchain]'"),
+        (
+            "pandas",
+            "from torouter.pipeline.outcomes import OutcomeTable; OutcomeTable.read('x.csv')",
+            "pip install 'torouter[train]'",
+        ),
+        (
+            "xllamacpp",
+            "from torouter.demo.server import smollm2_server; smollm2_server().__enter__()",
+            "pip install 'torouter[demo]'",
+        ),
+    ],
+)
+def test_a_missing_extra_is_told_with_the_command_that_brings_it(missing: str, statement: str, command: str) -> None:
+    found = fresh(f"import sys; sys.modules[{missing!r}] = None\n{statement}")
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith("torouter.errors.MissingExtraError")
+    assert command in last

@@ -1,0 +1,34 @@
+"""Shows routing with real experts: on this machine, or on your own endpoints."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "train a router on the demo's outcomes and route a chain"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add = parser.add_argument
+    add("--experts", type=Path, metavar="YAML", help="your own endpoints; default: three experts on this machine")
+    add("--out", type=Path, metavar="DIR", help="keep the trained router here")
+    add("--epochs", type=int, help="of training")
+    add("--questions", type=int, default=120, help="asked of your own experts, to have outcomes to learn from")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo."""
+    import asyncio
+
+    from torouter.demo.run import demo
+
+    asyncio.run(
+        demo(
+            experts=arguments.experts,
+            out=arguments.out,
+            epochs=arguments.epochs,
+            questions=arguments.questions,
+        )
+    )
+    return 0
