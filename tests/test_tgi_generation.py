@@ -72,8 +72,9 @@ def test_info_in_both_styles(key):
 
 
 def test_info_of_servers_that_list_models():
-    listed = b'{"object": "list", "data": [{"id": "a"}, {"id": "b", "max_model_len": 4096}]}'
+    listed = b'{"data": [{"id": "a", "meta": {"n_ctx": 2048}}, {"id": "b", "max_model_len": 4096}]}'
     assert server_info_of_models("code", "b", listed).max_total_tokens == 4096
-    assert server_info_of_models("code", None, listed).model_id == "a"
+    first = server_info_of_models("code", None, listed)
+    assert (first.model_id, first.max_total_tokens) == ("a", 2048)
     with pytest.raises(ExpertProtocolError, match="no model"):
         server_info_of_models("code", None, b'{"data": []}')

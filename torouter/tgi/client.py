@@ -34,7 +34,7 @@ from torouter.tgi.generation import (
     templated_chat,
 )
 from torouter.tgi.reply import ChatStream, chat_reply, parsed
-from torouter.tgi.request import chat_body, encoded, generate_body, generate_stops
+from torouter.tgi.request import chat_body, encoded, generate_body, stop_texts
 from torouter.tgi.sessions import session
 from torouter.tgi.sse import SSEReader
 
@@ -125,14 +125,14 @@ class TGIClient:
         """Let TGI continue a raw prompt (`/generate`), without any chat template; `parameters` in TGI's names."""
         body = generate_body(self.expert, prompt, parameters or {})
         data = await self._ask("POST", "/generate", body, deadline)
-        return generation(self.expert.name, generate_stops(self.expert, parameters or {}), data)
+        return generation(self.expert.name, stop_texts(self.expert, parameters or {}), data)
 
     def generate_stream(
         self, prompt: str, *, parameters: Mapping[str, Any] | None = None, deadline: float | None = None
     ) -> AsyncGenerator[Generation, None]:
         """The same step by step (`/generate_stream`); the last step, and no other, has the finish reason."""
         body = generate_body(self.expert, prompt, parameters or {})
-        steps = GenerationStream(self.expert.name, generate_stops(self.expert, parameters or {}))
+        steps = GenerationStream(self.expert.name, stop_texts(self.expert, parameters or {}))
         return self._stream("/generate_stream", body, steps, deadline)
 
     async def chat_tokenize(self, request: ChatRequest, *, deadline: float | None = None) -> TemplatedChat:

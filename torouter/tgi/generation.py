@@ -167,13 +167,18 @@ def server_info(expert: str, data: bytes) -> ServerInfo:
 
 
 def server_info_of_models(expert: str, model: str | None, data: bytes) -> ServerInfo:
-    """Read the body of `/v1/models`: of `model` where it is listed, else of the first."""
+    """Read the body of `/v1/models`: of `model` where it is listed, else of the first.
+
+    vLLM tells the window as `max_model_len`, llama.cpp as `meta.n_ctx`.
+    """
     listed = _listed(parsed(expert, data), "data")
     if not listed:
         msg = f"expert {expert!r} lists no model"
         raise ExpertProtocolError(msg, expert=expert)
     info = next((entry for entry in listed if entry.get("id") == model), listed[0])
-    return ServerInfo(_word(info, "id"), None, None, _count(info, "max_model_len"), None, info)
+    meta = info.get("meta")
+    window = _count(info, "max_model_len") or (_count(meta, "n_ctx") if isinstance(meta, Mapping) else None)
+    return ServerInfo(_word(info, "id"), None, None, window, None, info)
 
 
 def _word(facts: Mapping[str, Any], name: str) -> str | None:

@@ -80,7 +80,7 @@ def chat_reply(expert: Expert, request: ChatRequest, data: bytes) -> ChatReply:
         msg = f"expert {name!r} answers without a message"
         raise ExpertProtocolError(msg, expert=name)
     told, calls = message.get("content"), message.get("tool_calls")
-    text, cut = cut_at(stop_texts(expert, request), told if isinstance(told, str) else "")
+    text, cut = cut_at(stop_texts(expert, request.parameters), told if isinstance(told, str) else "")
     whole, tool_calls = whole_calls(name, request, calls) if calls else ("", ())
     text += whole
     if not (text or cut or tool_calls) and asks_for_tools(request):
@@ -107,7 +107,7 @@ class ChatStream:
         self._expert = expert.name
         self._may_call = asks_for_tools(request)
         self._calls = CallStream(expert.name, request)
-        self._text = StopCutter(stop_texts(expert, request))
+        self._text = StopCutter(stop_texts(expert, request.parameters))
         self._given: list[str] = []
         self._finish: FinishReason | None = None
         self._usage: Usage | None = None

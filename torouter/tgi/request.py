@@ -57,7 +57,7 @@ def chat_body(expert: Expert, request: ChatRequest, *, stream: bool) -> dict[str
     body = _merged(expert.parameters, request.parameters)
     if body.pop("n", 1) != 1:
         raise _wrong(expert, "n", "one request brings one answer: leave it out and ask again for another")
-    stops = stop_texts(expert, request)
+    stops = stop_texts(expert, request.parameters)
     if tgi:
         body = _for_tgi(expert, body, _TGI_CHAT)
         stops = stops[:MAX_TGI_STOPS]
@@ -115,13 +115,8 @@ def generate_body(expert: Expert, prompt: str, parameters: Mapping[str, Any]) ->
     return {"inputs": prompt, "parameters": {**defaults, **found}}
 
 
-def stop_texts(expert: Expert, request: ChatRequest) -> tuple[str, ...]:
+def stop_texts(expert: Expert, parameters: Mapping[str, Any]) -> tuple[str, ...]:
     """All texts at which the answer ends. Servers leave them in, or miss some, so the reply is cut at them again."""
-    return generate_stops(expert, request.parameters)
-
-
-def generate_stops(expert: Expert, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    """The same for a raw prompt."""
     given = parameters.get("stop")
     return _texts(expert, given if given is not None else expert.parameters.get("stop"))
 
