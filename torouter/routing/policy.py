@@ -46,7 +46,8 @@ class RoutingPolicy:
     edge: str | None = None
     """Tag of the experts that are asked first as long as nobody else is expected to be much better."""
     edge_threshold: float = 0.0
-    """Score points that another expert must be better by before it is asked instead of an edge expert."""
+    """Score points that another expert must be better by before it is asked instead of an edge expert. Below zero: that
+    it may be worse by. `torouter.routing.calibration.calibrate` chooses it from outcomes, and `price_weight` too."""
     default_expert: str | None = None
     """The expert that is asked first where the router is not sure."""
     min_confidence: float | None = None
@@ -57,8 +58,9 @@ class RoutingPolicy:
     """Names of experts that are never asked."""
 
     def __post_init__(self) -> None:
-        for name in ("price_weight", "latency_weight", "edge_threshold", "switch_margin"):
+        for name in ("price_weight", "latency_weight", "switch_margin"):
             self._check_number(name, getattr(self, name))
+        self._check_number("edge_threshold", self.edge_threshold, least=-math.inf)
         for name in ("max_price", "max_seconds", "min_confidence"):
             if getattr(self, name) is not None:
                 self._check_number(name, getattr(self, name))
@@ -79,7 +81,7 @@ class RoutingPolicy:
         scores: Mapping[str, float],
         experts: ExpertPool,
         *,
-        needs: Needs = Needs(),  # noqa: B008 - frozen
+        needs: Needs = Needs(),
         pinned: str | None = None,
         exclude: Collection[str] = (),
         previous: str | None = None,
@@ -105,6 +107,8 @@ class RoutingPolicy:
             raise ConfigurationError(msg + "give the experts the names that the router was trained with")
         estimates = estimates or {}
         barred = self.exclude.union(exclude)
+        for name in barred if self.default_expert is None else barred.union((self.default_expert,)):
+            experts[name]  # an unknown name is a mistake, not a wish that can be ignored
         abilities, window = needs.abilities, needs.window
         refused: dict[str, _Refusal] = {}
         values: dict[str, float] = {}
@@ -231,9 +235,9 @@ class RoutingPolicy:
             return _Refusal(f"{seconds:.3g} s is over max_seconds={self.max_seconds:g}")
         return None
 
-    def _check_number(self, name: str, value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise _wrong(name, value, "give a number, zero or more")
+    def _check_number(self, name: str, value: object, least: float = 0.0) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
+            raise _wrong(name, value, "give a number" if least < 0 else "give a number, zero or more")
 
 
 _UNKNOWN = Estimate()
