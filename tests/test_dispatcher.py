@@ -665,6 +665,35 @@ async def test_calls_that_wait_for_an_expert_move_on_when_it_fails() -> None:
     assert [len(one.attempts) for one in served] == [1, 0, 0, 0]
 
 
+async def test_a_call_moves_on_when_the_one_replica_it_waits_for_fails_though_another_has_recovered() -> None:
+    time = Time()
+    experts = ExpertPool(
+        [Expert(name="a", urls=("http://one.test", "http://two.test"), max_concurrency=1), Expert(name="b")]
+    )
+    dispatch = dispatcher(experts, time, deadline=None, queue_seconds=1000)
+    crash = asyncio.Event()
+    one_fails = True
+
+    async def ask(target: Target) -> str:
+        if target.url == "http://two.test":
+            await crash.wait()
+            raise ExpertConnectionError("reset")
+        if target.url == "http://one.test" and one_fails:
+            raise ExpertConnectionError("down")
+        return target.url or "b"
+
+    first = asyncio.ensure_future(dispatch.call(ranking("a", "b"), ask))  # down at one, hangs at two
+    await settle()
+    await time.advance(1)
+    second = asyncio.ensure_future(dispatch.call(ranking("a", "b"), ask))  # down at one, waits for two
+    await settle()
+    one_fails = False
+    await time.advance(2)
+    assert (await dispatch.call(ranking("a"), ask)).value == "http://one.test"
+    crash.set()
+    assert [(await call).value for call in (first, second)] == ["b", "b"]
+
+
 async def test_giving_up_frees_the_place_and_the_queue() -> None:
     dispatch = dispatcher(pool("a", max_concurrency=1))
     script = Script(a=[asyncio.Event()])

@@ -160,7 +160,7 @@ class Board:
             raise UnknownExpertError(msg) from None
 
     def _wake(self, state: ExpertState) -> None:
-        """Give free slots to those who wait, in their order; where no replica is ready, let all look elsewhere."""
+        """Give free slots to those who wait, in their order; let those look elsewhere whom no replica is ready for."""
         woken: list[Waiter] = []
         with self._lock:
             now = self._clock()
@@ -174,9 +174,11 @@ class Board:
                     woken.append(waiter)
                     if waiter.lease.probe:
                         break
-            if not ready:
-                woken.extend(state.waiters)
-                state.waiters.clear()
+            if len(ready) < len(state.replicas):
+                hopeless = [waiter for waiter in state.waiters if waiter.refused.issuperset(ready)]
+                for waiter in hopeless:
+                    state.waiters.remove(waiter)
+                woken += hopeless
         for waiter in woken:
             if not waiter.wake():
                 self.leave_queue(waiter)

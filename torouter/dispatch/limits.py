@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from torouter.dispatch.health import Lease, Replica
@@ -40,7 +39,7 @@ class Waiter:
     expert: str
     loop: asyncio.AbstractEventLoop
     woken: asyncio.Future[None]
-    refused: Collection[Replica]
+    refused: set[Replica]
     """Replicas that have failed this call already."""
     lease: Lease | None = None
 
