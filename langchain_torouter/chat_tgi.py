@@ -15,8 +15,8 @@ from pydantic import Field, PrivateAttr, SecretStr
 
 from langchain_torouter.base import Call, ExpertChatModel
 from langchain_torouter.messages import PROVIDER, from_chunk, from_reply
-from langchain_torouter.retry import retried, started
 from torouter.experts import Ability, Api, Expert
+from torouter.retry import retried, started
 from torouter.tgi import TGIClient, Timeouts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -24,17 +23,16 @@ from langchain_torouter.chat_tgi import profile_of
 from langchain_torouter.errors import langchain_errors
 from langchain_torouter.messages import PROVIDER, conversation_text, from_chunk, from_reply, last_human_text
 from langchain_torouter.models import ask_model, expert_of, stream_model
-from langchain_torouter.retry import retried
 from torouter.dispatch import DispatchSettings, Target
-from torouter.experts import Expert, ExpertPool
-from torouter.routed import RoutedExperts, RouteQuery
+from torouter.retry import retried
+from torouter.routed import RoutedExperts, RouteQuery, pool_and_models
 from torouter.routing.decision import Attempt, RouteDecision, routing_block
 from torouter.routing.needs import Needs
 from torouter.routing.policy import RoutingPolicy
+from torouter.routing.text import given_routing_text
 from torouter.tgi import Timeouts
 
 RoutingText = Literal["last_human", "conversation"] | Callable[[Sequence[BaseMessage]], str]
-Experts = ExpertPool | str | os.PathLike[str] | Sequence[Expert] | Mapping[str, Any]
 
 
 class ChosenExpert(str):
@@ -111,7 +109,7 @@ class RoutedChatModel(ExpertChatModel):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
-        pool, self._models = _pool_and_models(self.experts)
+        pool, self._models = pool_and_models(self.experts, BaseChatModel, expert_of)  # type: ignore[type-abstract]
         self._routed = RoutedExperts(
             self.router, pool, policy=self.policy, settings=self.settings, timeouts=self.timeouts
         )
@@ -131,7 +129,7 @@ class RoutedChatModel(ExpertChatModel):
         }
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        pool, _ = _pool_and_models(self.experts)
+        pool, _ = pool_and_models(self.experts, BaseChatModel, expert_of)  # type: ignore[type-abstract]
         windows = [expert.context_window for expert in pool.values()]
         return profile_of(
             frozenset(ability for expert in pool.values() for ability in expert.abilities),
@@ -280,7 +278,7 @@ class RoutedChatModel(ExpertChatModel):
         )
 
     def _text(self, messages: Sequence[BaseMessage], configurable: Mapping[str, Any], kwargs: Mapping[str, Any]) -> str:
-        given = kwargs.get("routing_text") or configurable.get("routing_text")
+        given = kwargs.get("routing_text") or configurable.get("routing_text") or given_routing_text()
         if given:
             return str(given)
         if callable(self.routing_text):
@@ -363,15 +361,6 @@ class RoutedChatModel(ExpertChatModel):
 
     def _signature(self, decision: RouteDecision, expert: str, attempts: Sequence[Attempt]) -> dict[str, Any]:
         return {"routing": routing_block(decision, expert, attempts)}
-
-
-def _pool_and_models(experts: Experts) -> tuple[ExpertPool, dict[str, BaseChatModel]]:
-    """The experts as a pool, and those among them that are LangChain chat models."""
-    if not isinstance(experts, Mapping) or isinstance(experts, ExpertPool):
-        return ExpertPool(experts), {}
-    models = {name: value for name, value in experts.items() if isinstance(value, BaseChatModel)}
-    described = {name: expert_of(name, models[name]) if name in models else value for name, value in experts.items()}
-    return ExpertPool(described), models
 
 
 def _has_image(message: BaseMessage) -> bool:

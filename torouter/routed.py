@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from torouter.dispatch import Dispatcher, DispatchSettings, Target
 from torouter.errors import ConfigurationError
-from torouter.experts import ExpertPool
+from torouter.experts import Expert, ExpertPool
 from torouter.routing.cache import Row, ScoreCache
 from torouter.routing.decision import RouteDecision
-from torouter.routing.needs import Needs
+from torouter.routing.needs import Needs, expected_price
 from torouter.routing.policy import RoutingPolicy
 from torouter.routing.router import AutoRouter, Router
 from torouter.tgi import TGIClient, Timeouts
+
+M = TypeVar("M")
+
+Experts = ExpertPool | str | os.PathLike[str] | Sequence[Expert] | Mapping[str, Any]
+"""What `ExpertPool` takes; as values of a mapping, an adapter takes its framework's models too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,15 +116,40 @@ class RoutedExperts:
         return client
 
     def _decided(self, query: RouteQuery, row: Row, started: float) -> RouteDecision:
+        estimates = self.dispatcher.estimates()
         decision = (query.policy or self.policy).decide(
             dict(zip(self.router.experts, row.tolist(), strict=True)),
             self.experts,
             needs=query.needs,
             pinned=query.pinned,
             exclude=query.exclude,
-            estimates=self.dispatcher.estimates(),
+            estimates=estimates,
         )
-        return replace(decision, milliseconds=1000 * (time.perf_counter() - started))
+        prices = {
+            name: expected_price(expert, query.needs, estimates[name].output_tokens)
+            for name, expert in self.experts.items()
+            if expert.input_price is not None or expert.output_price is not None
+        }
+        return replace(decision, prices=prices, milliseconds=1000 * (time.perf_counter() - started))
+
+
+def pool_and_models(
+    experts: Experts, kind: type[M], describe: Callable[[str, M], Expert]
+) -> tuple[ExpertPool, dict[str, M]]:
+    """The experts as a pool, and those among them that are models of a framework.
+
+    Args:
+        experts: The experts, as the user gave them.
+        kind: The framework's base class of models.
+        describe: What the policy can know of such a model.
+
+    Raises:
+        ConfigurationError: An entry can't be used.
+    """
+    if not isinstance(experts, Mapping) or isinstance(experts, ExpertPool):
+        return ExpertPool(experts), {}
+    models = {name: value for name, value in experts.items() if isinstance(value, kind)}
+    return ExpertPool({**experts, **{name: describe(name, model) for name, model in models.items()}}), models
 
 
 def _check_same_experts(router: Router, pool: ExpertPool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -16,12 +16,14 @@ class RouteDecision:
         scores: The router's score of each expert it knows, before the policy changed anything.
         reason: Why the first is first: "router", "pinned", or the policy's own word.
         milliseconds: Time that scoring and deciding took.
+        prices: What each expert is expected to take for this query, USD per 1,000 such queries, where it has prices.
     """
 
     ranking: tuple[str, ...]
     scores: Mapping[str, float]
     reason: str = "router"
     milliseconds: float = 0.0
+    prices: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def expert(self) -> str:
@@ -37,6 +39,12 @@ class RouteDecision:
             "reason": self.reason,
             "milliseconds": round(self.milliseconds, 3),
         }
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from torouter.routing.html import decision_table
+
+        return decision_table(self)
 
 
 @dataclass(frozen=True, slots=True)

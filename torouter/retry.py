@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import math
+import random
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
-
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
-from tenacity.stop import stop_before_delay
 
 from torouter.errors import DeadlineExceededError, ExpertUnavailableError, NoExpertLeftError
 
 T = TypeVar("T")
 
-LONGEST_WAIT = 8.0
-"""Seconds."""
+FIRST_WAIT, LONGEST_WAIT = 0.25, 8.0
+"""Seconds. A wait is a random part of its step."""
 
 
 async def retried(ask: Callable[[], Awaitable[T]], *, max_retries: int, seconds: float | None) -> T:
     """The result of `ask`, asked up to `max_retries` times more while it fails for a passing reason."""
-    if max_retries == 0:
-        return await ask()
-    stop = stop_after_attempt(max_retries + 1)
-    retrying = AsyncRetrying(
-        stop=stop if seconds is None else stop | stop_before_delay(seconds),
-        wait=wait_random_exponential(multiplier=0.25, max=LONGEST_WAIT),
-        retry=retry_if_exception(_may_pass),
-        reraise=True,
-    )
-
-    async def once() -> T:
-        return await ask()  # tenacity awaits only what is a coroutine function
-
-    return await retrying(once)
-
-
-def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, DeadlineExceededError):
-        return False
-    return isinstance(error, (ExpertUnavailableError, NoExpertLeftError))
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    for tries in itertools.count():
+        try:
+            return await ask()
+        except (ExpertUnavailableError, NoExpertLeftError) as error:
+            wait = min(LONGEST_WAIT, FIRST_WAIT * 2**tries) * random.random()  # noqa: S311 - jitter
+            spent = isinstance(error, DeadlineExceededError) or time.monotonic() + wait >= end
+            if spent or tries == max_retries:
+                raise
+        await asyncio.sleep(wait)
+    raise AssertionError
 
 
 async def started(stream: AsyncGenerator[T, None]) -> tuple[T, AsyncGenerator[T, None]]:
