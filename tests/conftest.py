@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests import tiny
 from tests.scripted_tgi import ScriptedTGI
+
+
+# Two tests' torch threads on one machine spin against each other; torch reads this when it is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
@@ -14,3 +21,43 @@ def tgi() -> Iterator[ScriptedTGI]:
     """A scripted TGI server of the newest version."""
     with ScriptedTGI() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a real BERT of two layers."""
+    return tiny.write_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def tiny_embedding(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same encoder's sentence embeddings as ONNX graphs, which several routers can share."""
+    from torouter.pipeline.encoders import write_embedding
+
+    directory = tmp_path_factory.mktemp("embedding")
+    write_embedding(str(tiny_encoder), directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def bert_directory(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a BertRouter that learnt the tiny table by the per-expert objective."""
+    return tiny.trained(tiny.recipe(tiny_encoder), tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def soft_directory(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a BertRouter that learnt the tiny table by the paper's objective."""
+    return tiny.trained(tiny.recipe(tiny_encoder, objective="soft"), tmp_path_factory.mktemp("soft"))
+
+
+@pytest.fixture(scope="session")
+def mlp_directory(tiny_embedding: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of an MLPRouter."""
+    return tiny.trained(tiny.recipe(tiny_embedding, router="mlp", epochs=40), tmp_path_factory.mktemp("mlp"))
+
+
+@pytest.fixture(scope="session")
+def knn_directory(tiny_embedding: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a KNNRouter."""
+    return tiny.trained(tiny.recipe(tiny_embedding, router="knn"), tmp_path_factory.mktemp("knn"))

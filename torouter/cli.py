@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torouter.errors import TORouterError
 
-COMMANDS = ("train", "route")
+COMMANDS = ("collect", "label", "train", "route")
 USAGE_ERROR = 2
 
 

@@ -277,6 +277,8 @@ def read_frame(file: Path) -> pd.DataFrame:
             raise OutcomeTableError(f"the ending {file.suffix!r} is unknown: use .parquet, .csv or .jsonl")
     except UnicodeDecodeError as error:
         raise OutcomeTableError(f"not UTF-8 at byte {error.start}: save the file as UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise OutcomeTableError("a text holds half a character (a lone surrogate): mend it") from error
     except (pa.ArrowException, pd.errors.ParserError, pd.errors.EmptyDataError, OSError) as error:
         kind = file.suffix.removeprefix(".")
         raise OutcomeTableError(f"can't be read as {kind}, it is damaged or half written: {error}") from error

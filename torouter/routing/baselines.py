@@ -126,15 +126,14 @@ class OracleRouter(Router):
         return self._outcomes.scores[[self._rows[text] for text in texts]]
 
     def add_expert(self, name: str, outcomes: OutcomeMatrix) -> Self:
+        config = self.config.with_expert(ExpertFacts(name=name))
         known = dict(zip(outcomes.queries, outcomes.column(name), strict=True))
         missing = sum(text not in known for text in self._outcomes.queries)
         if missing:
             raise OutcomeTableError(f"{missing} of the oracle's queries have no outcome of {name!r}: give one for each")
         column = np.array([known[text] for text in self._outcomes.queries], dtype=np.float32)
-        grown = OutcomeMatrix(
-            self._outcomes.queries, (*self.experts, name), np.column_stack([self._outcomes.scores, column])
-        )
-        return type(self)(self.config.with_expert(ExpertFacts(name=name)), grown)
+        grown = OutcomeMatrix(self._outcomes.queries, config.names, np.column_stack([self._outcomes.scores, column]))
+        return type(self)(config, grown)
 
     def remove_expert(self, name: str) -> Self:
         config = self.config.without_expert(name)

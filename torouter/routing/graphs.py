@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from torouter.errors import CheckpointError, MissingExtraError
 from torouter.routing.encode import FEATURES
@@ -21,7 +24,7 @@ _INPUTS = ("input_ids", "attention_mask")
 def export(model: torch.nn.Module, path: Path, *, output: str) -> None:
     """Write the graph of a module that maps (input_ids, attention_mask), both int64 (n, length), to one tensor.
 
-    A graph whose output is `logits` gets the last layer's input as a second output, `features`.
+    A graph whose output is `logits` gives the last layer's input too, as `features`.
     """
     import onnx
     import torch
@@ -50,7 +53,7 @@ def export(model: torch.nn.Module, path: Path, *, output: str) -> None:
     assert program is not None
     graph = program.model_proto
     if output == LOGITS:
-        _expose_features(graph)
+        _put_head(graph, _take_head(graph))
     onnx.checker.check_model(graph, full_check=True)
     onnx.save(graph, path)
 
@@ -64,17 +67,19 @@ def quantise(graph: Path, path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(graph)
-    kept = [node.name for node in model.graph.node if LOGITS in node.output]
+    head = _take_head(model) if _head_node(model) is not None else None
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # quantize_dynamic advises a pre-processing step that changes nothing here
     try:
-        quantize_dynamic(
-            model, path, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8, nodes_to_exclude=kept
-        )
+        quantize_dynamic(model, path, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
     finally:
         root.setLevel(level)
-    onnx.checker.check_model(onnx.load(path), full_check=False)  # it has operators of ORT's own
+    small = onnx.load(path)
+    if head is not None:
+        _put_head(small, head)
+    onnx.checker.check_model(small)
+    onnx.save(small, path)
 
 
 def replace_head(path: Path, head: Head) -> None:
@@ -90,43 +95,54 @@ def replace_head(path: Path, head: Head) -> None:
         msg = "saving a router whose experts changed needs the onnx package: pip install 'torouter[train]'"
         raise MissingExtraError(msg) from None
     model = onnx.load(path)
-    node = _last_layer(model)
-    old = set(node.input[1:])
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in old]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(head.weight, "head.weight"))
-    model.graph.initializer.append(onnx.numpy_helper.from_array(head.bias, "head.bias"))
-    del node.input[1:]
-    node.input.extend(["head.weight", "head.bias"])
-    output = next(value for value in model.graph.output if value.name == LOGITS)
-    output.type.tensor_type.shape.dim[1].dim_value = len(head.bias)
+    _take_head(model)
+    _put_head(model, head)
     onnx.save(model, path)
 
 
-def _last_layer(model: Any) -> Any:
-    """The Gemm node that makes the logits."""
-    node = next((node for node in model.graph.node if LOGITS in node.output), None)
+def _head_node(model: Any) -> Any:
+    return next((node for node in model.graph.node if LOGITS in node.output), None)
+
+
+def _take_head(model: Any) -> Head:
+    """Cut the last layer off, so that the graph ends with its input under the name `features`."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = _head_node(model)
     transposed = node is not None and any(a.name == "transB" and a.i == 1 for a in node.attribute)
     if node is None or node.op_type != "Gemm" or not transposed:
         found = "nothing" if node is None else node.op_type
         raise CheckpointError(f"the graph's logits come from {found}, not from a linear layer")
-    return node
-
-
-def _expose_features(model: Any) -> None:
-    import onnx
-
-    node = _last_layer(model)
-    weight = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
-    old, width = node.input[0], weight.dims[1]
+    layer = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    weight = layer[node.input[1]]
+    # The exporter folds a bias of zeros away.
+    bias = layer[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), dtype=np.float32)
+    old = node.input[0]
+    _keep(model.graph.initializer, lambda tensor: tensor.name not in node.input[1:])
+    _keep(model.graph.value_info, lambda value: value.name not in (old, LOGITS))
+    _keep(model.graph.node, lambda other: LOGITS not in other.output)
     for other in model.graph.node:
         for names in (other.input, other.output):
             for position, name in enumerate(names):
                 if name == old:
                     names[position] = FEATURES
-    shape = ["batch", width]
-    model.graph.output.append(onnx.helper.make_tensor_value_info(FEATURES, onnx.TensorProto.FLOAT, shape))
-    kept = [value for value in model.graph.value_info if value.name != old]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(kept)
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["batch", weight.shape[1]]))
+    return Head(weight, bias)
+
+
+def _put_head(model: Any, head: Head) -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    for name, array in (("head.weight", head.weight), ("head.bias", head.bias)):
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    layer = helper.make_node("Gemm", [FEATURES, "head.weight", "head.bias"], [LOGITS], name="head", transB=1)
+    model.graph.node.append(layer)
+    model.graph.output.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["batch", len(head.bias)]))
+
+
+def _keep(items: Any, wanted: Callable[[Any], bool]) -> None:
+    """Filter a repeated field of a protobuf in place."""
+    kept = [item for item in items if wanted(item)]
+    del items[:]
+    items.extend(kept)
