@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from tests.scripted_tgi import checks, model, sending
+from tests.scripted_tgi import checks, model, prompts, sending
 from tests.scripted_tgi.checks import Limits
 from tests.scripted_tgi.dialect import OpenAIDialect, TGIDialect
 from tests.scripted_tgi.generation import Generation, generate
@@ -22,7 +22,7 @@ from tests.scripted_tgi.replies import EVENTS, JSON, PLAIN, Answer, Mishap, Raw,
 
 PAYLOAD_LIMIT = 2_000_000
 GETS = ("/", "/info", "/health", "/ping", "/v1/models")
-POSTS = ("/", "/generate", "/generate_stream", "/v1/chat/completions")
+POSTS = ("/", "/generate", "/generate_stream", "/v1/chat/completions", "/chat_tokenize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class ScriptedTGI:
         model_id: The served model.
         api_key: What the bearer token has to be. None asks for none.
         api: "tgi", or "openai" for a vLLM-like server.
+        prefill_logprobs: Whether it was started with --enable-prefill-logprobs, which TGI 3.0 and newer want.
         limits: Further limits by their names in `Limits`; those on concurrent requests and on tokens are enforced.
 
     Attributes:
@@ -62,11 +63,13 @@ class ScriptedTGI:
         model_id: str = "test/expert",
         api_key: str | None = None,
         api: Literal["tgi", "openai"] = "tgi",
+        prefill_logprobs: bool = False,
         **limits: int,
     ) -> None:
         self.limits = Limits(**limits)
         self.dialect = OpenAIDialect(model_id) if api == "openai" else TGIDialect(version, model_id)
         self._openai = api == "openai"
+        self._prefill_logprobs = prefill_logprobs
         self.api_key = api_key if self.dialect.has_api_key else None
         self.answer: Callable[[Mapping[str, Any]], str | Answer] = lambda body: model.answer(body, model_id)
         self.requests: list[Recorded] = []
@@ -216,6 +219,8 @@ class ScriptedTGI:
         except ValueError:
             body = None
         self._record(request, body, connection)
+        if request.path == "/chat_tokenize" and not self._openai:  # wants neither key nor permit
+            return await sending.send(request, Raw(200, JSON, dump(prompts.chat_tokenize(body))))
         reply = self._script.popleft() if self._script else self._always
         if isinstance(reply, Raw):
             return await sending.send(request, reply)
@@ -289,6 +294,8 @@ class ScriptedTGI:
             payload: Any = self.dialect.chat_reply(generation, body)
         else:
             payload = self.dialect.generate_reply(generation, body)
+            if self._prefill_logprobs and body.get("parameters", {}).get("decoder_input_details"):
+                payload["details"]["prefill"] = prompts.prefill(body["inputs"])
             payload = [payload] if request.path == "/" else payload
         if mishap and mishap.then == "error":
             return await self._refuse(request, body, Refusal("generation", mishap.message))
