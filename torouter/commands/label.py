@@ -1,0 +1,42 @@
+"""Scores the answers of an outcome table, by one scorer or by one for each data set."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "score collected answers"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    names = "bertsim, bertsim-precision, bertsim-recall, exact, contains, choice, number, code; table is each row's own"
+    add = parser.add_argument
+    add("table", metavar="TABLE", help="outcomes with answers and references: .parquet, .csv or .jsonl")
+    add("--scorer", action="append", required=True, metavar="[DATASET=]NAME", help=names)
+    add("--out", required=True, metavar="TABLE", help="where the scored table goes, .parquet")
+    add("--encoder", metavar="DIR", help="BERTSim's: directory or Hub id; default: all-MiniLM-L6-v2")
+    add("--allow-code", action="store_true", help="let the scorer code run what the experts wrote")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Label, and print each expert's mean score."""
+    from torouter.errors import ConfigurationError
+    from torouter.pipeline.label import label
+    from torouter.pipeline.outcomes import OutcomeTable
+
+    named = [text.rpartition("=") for text in arguments.scorer]
+    common = [name for _, equals, name in named if not equals]
+    if len(common) != 1:
+        raise ConfigurationError(f"--scorer: give one without a data set, not {len(common)}; it scores all the others")
+    table = label(
+        OutcomeTable.read(arguments.table, labelled=False),
+        common[0],
+        by_dataset={dataset: name for dataset, equals, name in named if equals},
+        encoder=arguments.encoder,
+        allow_code=arguments.allow_code,
+    )
+    table.write(arguments.out)
+    print(f"{arguments.out}: {len(table)} queries")
+    for expert, score in table.frame.groupby("expert")["score"].mean().items():
+        print(f"{expert}: mean score {score:.3f}")
+    return 0
