@@ -199,6 +199,15 @@ async def test_a_changed_expert_is_refused_in_mid_run_too(tgi, tmp_path):
         await collect(pool(tgi, "one", parameters={"temperature": 1}), QUERIES, out)
 
 
+async def test_an_expert_that_has_only_failed_may_be_mended(tgi, tmp_path):
+    out = tmp_path / "out.parquet"
+    tgi.always(Fault.plain_422())
+    await collect(pool(tgi, "one", parameters={"seed": 1}), QUERIES, out)
+    tgi.always(None)
+    table = await collect(pool(tgi, "one", parameters={"seed": 2}), QUERIES, out)
+    assert table.frame["error"].isna().all()
+
+
 async def test_an_expert_that_is_left_out_or_a_query_with_a_new_text_is_refused(tgi, tmp_path):
     out = tmp_path / "out.parquet"
     await collect(pool(tgi), QUERIES, out)

@@ -7,7 +7,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from torouter.pipeline.journal import Cell, Journal, Row
 from torouter.pipeline.nll import NLLUnavailableError, reference_nll
 from torouter.pipeline.outcomes import OutcomeTable
 from torouter.pipeline.queries import Query, query_of, records
-from torouter.tgi import TGIClient
+from torouter.tgi import TGIClient, Timeouts
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,7 @@ class Pace:
         for name, least in (("concurrency", 1), ("retries", 0), ("failures", 1)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name}={getattr(self, name)!r} can't be used: give at least {least}")
-        if self.deadline <= 0:
-            raise ConfigurationError(f"deadline={self.deadline!r} can't be used: give seconds above zero")
+        Timeouts(total=self.deadline)  # checks it
 
 
 async def collect(
@@ -124,14 +123,17 @@ def _known(out: Path, journal: Journal) -> tuple[dict[Cell, Row], dict[str, str]
     return rows | journal.rows, fingerprints | journal.fingerprints
 
 
-def _checked_experts(out: Path, experts: ExpertPool, rows: Iterable[Cell], known: Mapping[str, str]) -> dict[str, str]:
+def _checked_experts(
+    out: Path, experts: ExpertPool, rows: Mapping[Cell, Row], known: Mapping[str, str]
+) -> dict[str, str]:
     """The experts' fingerprints, once it is sure that no answer of another set-up is mixed with theirs."""
     fingerprints = {name: ExpertPool([expert]).fingerprint for name, expert in experts.items()}
-    for name in {expert: None for _, expert in rows}:
+    for (_, name), row in rows.items():
         if name not in fingerprints:
             msg = f"{out}: it has answers of {name!r}, who is not among the experts: add it, or give another --out"
             raise ConfigurationError(msg)
-        if known.get(name, fingerprints[name]) != fingerprints[name]:
+        # One that has only failed may well have been mended.
+        if row["error"] is None and known.get(name, fingerprints[name]) != fingerprints[name]:
             msg = (
                 f"{out}: expert {name!r} is not what it was when its answers were collected (model, adapter, prefix or "
                 "parameters): undo the change, give the expert another name, or give another --out"
@@ -159,8 +161,7 @@ def _all_queries(out: Path, rows: Mapping[Cell, Row], queries: Sequence[Query]) 
 def _facts(query: Query, row: Row) -> Row:
     """What of a row comes from its query. A score against another reference is a score no more."""
     facts = asdict(query)
-    same = all(row.get(name) == facts[name] for name in ("reference", "scorer"))
-    return facts if same else facts | {"score": None}
+    return facts if row["reference"] == query.reference else facts | {"score": None}
 
 
 def _table(rows: Sequence[Row], fingerprints: Mapping[str, str]) -> OutcomeTable:
@@ -205,7 +206,7 @@ class _ExpertRun:
     def workers(self, finished: Callable[[Row], None]) -> Iterator[Coroutine[Any, Any, None]]:
         """As many as there may be requests at once."""
         for url in self._expert.urls:
-            client = TGIClient(self._expert, url=url)
+            client = TGIClient(self._expert, url=url, timeouts=Timeouts(total=self._pace.deadline))
             for _ in range(self._expert.max_concurrency or self._pace.concurrency):
                 yield self._work(client, finished)
 
@@ -228,7 +229,7 @@ class _ExpertRun:
 
     async def _asked(self, client: TGIClient, request: ChatRequest) -> Row:
         start = self._pace.clock()
-        reply = await client.chat(request, deadline=self._pace.deadline)
+        reply = await client.chat(request)
         return {
             # Half a surrogate pair, which JSON can hold, has no place in parquet.
             "response": reply.text.encode("utf-8", "replace").decode(),
@@ -241,9 +242,8 @@ class _ExpertRun:
     async def _measured(self, client: TGIClient, request: ChatRequest, reference: str | None) -> float | None:
         if not self._nll or reference is None:
             return None
-        deadline = self._pace.deadline
         try:
-            return await self._patiently(lambda: reference_nll(client, request, reference, deadline=deadline))
+            return await self._patiently(lambda: reference_nll(client, request, reference))
         except NLLUnavailableError as error:
             if self._nll:  # another worker may have said so by now
                 self._nll = False

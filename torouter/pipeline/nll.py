@@ -11,9 +11,7 @@ class NLLUnavailableError(TORouterError):
     """The expert's server does not tell logprobs of a prompt's tokens."""
 
 
-async def reference_nll(
-    client: TGIClient, request: ChatRequest, reference: str, *, deadline: float | None = None
-) -> float:
+async def reference_nll(client: TGIClient, request: ChatRequest, reference: str) -> float:
     """Mean negative log-likelihood, in nats per token, of `reference` as the answer to `request`.
 
     The conversation is templated by the server (`/chat_tokenize`); the reference is put behind it and all is fed as a
@@ -26,9 +24,9 @@ async def reference_nll(
     """
     name = client.expert.name
     try:
-        prompt = await client.chat_tokenize(request, deadline=deadline)
+        prompt = await client.chat_tokenize(request)
         parameters = {"decoder_input_details": True, "max_new_tokens": 1, "stop": []}
-        told = await client.generate(prompt.text + reference, parameters=parameters, deadline=deadline)
+        told = await client.generate(prompt.text + reference, parameters=parameters)
     except ExpertNotFoundError:
         msg = f"expert {name!r}: its server has no /chat_tokenize and /generate as TGI has, so nll stays empty"
         raise NLLUnavailableError(msg) from None
