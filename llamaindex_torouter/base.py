@@ -1,0 +1,228 @@
+"""What TGILLM and RoutedLLM share: standard parameters, tools and structured output."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole, ToolCallBlock
+from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.llms.utils import parse_partial_json
+from llama_index.core.program.utils import get_program_for_llm
+from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from llama_index.core.types import PydanticProgramMode
+
+from torouter.experts import Ability
+
+if TYPE_CHECKING:
+    from llama_index.core.tools.types import BaseTool
+
+ROUTING_TEXT = "routing_text"
+"""The per-call keyword, and the key under which a message made of a template carries the template's question."""
+
+
+class ExpertLLM(FunctionCallingLLM):
+    """An LLM whose answers come from experts over HTTP."""
+
+    temperature: float | None = Field(default=None, description="Sampling temperature; None leaves it to the expert.")
+    max_tokens: int | None = Field(default=None, gt=0, description="Most tokens of an answer.")
+    top_p: float | None = Field(default=None, description="Nucleus sampling mass.")
+    seed: int | None = Field(default=None, description="Seed of sampling.")
+    stop: list[str] | None = Field(default=None, description="Texts that end an answer; they are not part of it.")
+    timeout: float | None = Field(default=None, gt=0, description="Seconds that one call may take in all.")
+    max_retries: int = Field(default=0, ge=0, description="Further tries after a passing failure.")
+
+    model_config = ConfigDict(hide_input_in_errors=True, protected_namespaces=())
+
+    def _abilities(self) -> frozenset[Ability]:
+        """What can be asked for beyond text."""
+        raise NotImplementedError
+
+    def _options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """A call's keywords over the model's own parameters; those that are None say nothing."""
+        own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "top_p", "seed", "stop", "timeout")}
+        return {name: value for name, value in {**own, **given}.items() if value is not None}
+
+    # --- tools ---
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,  # no expert's API has a word for it
+        tool_required: bool = False,
+        tool_choice: str | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        return {
+            "messages": messages_of(user_msg, chat_history),
+            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools] or None,
+            "tool_choice": chosen_tool(tool_choice, required=tool_required) if tools else None,
+            **kwargs,
+        }
+
+    def _validate_chat_with_tools_response(
+        self,
+        response: ChatResponse,
+        tools: Sequence[BaseTool],
+        allow_parallel_tool_calls: bool = False,
+        **kwargs: Any,
+    ) -> ChatResponse:
+        if not allow_parallel_tool_calls:
+            message = response.message
+            later = [block for block in message.blocks if isinstance(block, ToolCallBlock)][1:]
+            message.blocks = [block for block in message.blocks if block not in later]
+        return response
+
+    def get_tool_calls_from_response(
+        self,
+        response: ChatResponse,
+        error_on_no_tool_call: bool = True,
+        **kwargs: Any,
+    ) -> list[ToolSelection]:
+        """The tool calls of an answer, of a streamed one as far as they have come.
+
+        Raises:
+            ValueError: There is none, and `error_on_no_tool_call` is set.
+        """
+        calls = [
+            ToolSelection(
+                tool_id=block.tool_call_id or "", tool_name=block.tool_name, tool_kwargs=_arguments(block.tool_kwargs)
+            )
+            for block in response.message.blocks
+            if isinstance(block, ToolCallBlock)
+        ]
+        if not calls and error_on_no_tool_call:
+            msg = "the answer calls no tool; ask with tool_required=True, or handle answers that are text"
+            raise ValueError(msg)
+        return calls
+
+    # --- the question inside a template ---
+
+    def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: Any) -> list[ChatMessage]:
+        # Every predict and stream comes through here, with the question apart from the context for the last time.
+        messages = super()._get_messages(prompt, **prompt_args)
+        question = question_of(prompt, prompt_args)
+        if question is not None and messages:
+            messages[-1] = messages[-1].model_copy(
+                update={"additional_kwargs": {**messages[-1].additional_kwargs, ROUTING_TEXT: question}}
+            )
+        return messages
+
+    # --- structured output ---
+
+    def structured_predict(
+        self,
+        output_cls: type[BaseModel],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> BaseModel:
+        """As `LLM.structured_predict`: by a tool where an expert knows tools, else by text under a JSON schema."""
+        llm_kwargs = self._structured(output_cls, prompt, llm_kwargs, prompt_args)
+        found: BaseModel = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        return found
+
+    async def astructured_predict(
+        self,
+        output_cls: type[BaseModel],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> BaseModel:
+        """The asynchronous twin of `structured_predict`."""
+        llm_kwargs = self._structured(output_cls, prompt, llm_kwargs, prompt_args)
+        found: BaseModel = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        return found
+
+    def _structured_stream_call(
+        self,
+        output_cls: type[BaseModel],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Any, None, None]:
+        llm_kwargs = self._structured(output_cls, prompt, llm_kwargs, prompt_args)
+        program = self._streaming_program(output_cls, prompt)
+        return program.stream_call(llm_kwargs=llm_kwargs, **prompt_args)
+
+    async def _structured_astream_call(
+        self,
+        output_cls: type[BaseModel],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Any, None]:
+        llm_kwargs = self._structured(output_cls, prompt, llm_kwargs, prompt_args)
+        program = self._streaming_program(output_cls, prompt)
+        return await program.astream_call(llm_kwargs=llm_kwargs, **prompt_args)
+
+    def _streaming_program(self, output_cls: type[BaseModel], prompt: PromptTemplate) -> _Program:
+        # LlamaIndex leaves the choice of the tool to the model when it streams; an object is what is asked for here.
+        options = {"tool_choice": "required"} if self._by_tools else {}
+        program: Any = get_program_for_llm(output_cls, prompt, self, self.pydantic_program_mode, **options)
+        return program  # type: ignore[no-any-return]
+
+    def _structured(
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None,
+        prompt_args: dict[str, Any],
+    ) -> dict[str, Any]:
+        options = dict(llm_kwargs or {})
+        question = question_of(prompt, prompt_args)
+        if question is not None:
+            options.setdefault(ROUTING_TEXT, question)
+        if not self._by_tools and "json_schema" in self._abilities():
+            body = {"name": output_cls.__name__, "schema": output_cls.model_json_schema()}
+            options.setdefault("response_format", {"type": "json_schema", "json_schema": body})
+        return options
+
+    @property
+    def _by_tools(self) -> bool:
+        if self.pydantic_program_mode == PydanticProgramMode.DEFAULT:
+            return "tools" in self._abilities()
+        return self.pydantic_program_mode == PydanticProgramMode.FUNCTION
+
+
+class _Program(Protocol):
+    def stream_call(self, *, llm_kwargs: dict[str, Any], **kwargs: Any) -> Generator[Any, None, None]: ...
+    async def astream_call(self, *, llm_kwargs: dict[str, Any], **kwargs: Any) -> AsyncGenerator[Any, None]: ...
+
+
+def question_of(prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> str | None:
+    """What stands for `query_str`, the variable in which all of LlamaIndex's templates take the user's question."""
+    question = {**prompt.kwargs, **prompt_args}.get("query_str")
+    return question if isinstance(question, str) and question else None
+
+
+def messages_of(user_msg: str | ChatMessage | None, chat_history: Sequence[ChatMessage] | None) -> list[ChatMessage]:
+    """The history and the user's message after it."""
+    if isinstance(user_msg, str):
+        user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
+    return [*(chat_history or ()), *([user_msg] if user_msg is not None else ())]
+
+
+def chosen_tool(choice: str | dict[str, Any] | None, *, required: bool) -> str | dict[str, Any]:
+    """OpenAI's `tool_choice`; `choice` may also be a tool's name or "any"."""
+    if choice is None:
+        return "required" if required else "auto"
+    if choice == "any":
+        return "required"
+    if isinstance(choice, dict) or choice in ("auto", "none", "required"):
+        return choice
+    return {"type": "function", "function": {"name": choice}}
+
+
+def _arguments(given: dict[str, Any] | str) -> dict[str, Any]:
+    if not isinstance(given, str):
+        return given
+    try:
+        return parse_partial_json(given)
+    except ValueError:
+        return {}  # what has come so far is no object yet

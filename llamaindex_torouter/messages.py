@@ -1,0 +1,160 @@
+"""LlamaIndex messages in, LlamaIndex messages out: the only place that knows both shapes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    CachePoint,
+    ChatMessage,
+    ChatResponse,
+    ImageBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+
+from torouter.chat import ChatChunk, ChatReply, ToolCall, Usage
+from torouter.errors import ConfigurationError
+
+_ROLES = {
+    MessageRole.DEVELOPER: "system",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+    MessageRole.FUNCTION: "tool",
+}
+
+
+def to_openai(messages: Sequence[ChatMessage]) -> tuple[dict[str, Any], ...]:
+    """The messages as OpenAI message objects.
+
+    Raises:
+        ConfigurationError: A message holds a block, such as audio, that no expert can be sent.
+    """
+    return tuple(_one_to_openai(message) for message in messages)
+
+
+def _one_to_openai(message: ChatMessage) -> dict[str, Any]:
+    role = _ROLES.get(message.role, message.role.value)
+    converted: dict[str, Any] = {"role": role, "content": _content(message)}
+    if role == "tool":
+        converted["tool_call_id"] = message.additional_kwargs.get("tool_call_id", "")
+    if name := message.additional_kwargs.get("name"):
+        converted["name"] = name
+    # Integrations older than ToolCallBlock leave OpenAI's own objects beside the message.
+    calls = [_call_to_openai(block) for block in message.blocks if isinstance(block, ToolCallBlock)]
+    calls = calls or message.additional_kwargs.get("tool_calls", [])
+    if calls:
+        converted["tool_calls"] = calls
+    return converted
+
+
+def _content(message: ChatMessage) -> str | list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = []
+    for block in message.blocks:
+        if isinstance(block, TextBlock):
+            parts.append({"type": "text", "text": block.text})
+        elif isinstance(block, ImageBlock):
+            url = str(block.url) if block.url is not None else block.inline_url()
+            parts.append({"type": "image_url", "image_url": {"url": url}})
+        elif not isinstance(block, (ToolCallBlock, ThinkingBlock, CachePoint)):
+            msg = f"a {block.block_type} block can't be sent to an expert: use text and images"
+            raise ConfigurationError(msg)
+    if has_image((message,)):
+        return parts
+    return "\n".join(part["text"] for part in parts)
+
+
+def _call_to_openai(block: ToolCallBlock) -> dict[str, Any]:
+    arguments = block.tool_kwargs
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return {
+        "id": block.tool_call_id or "",
+        "type": "function",
+        "function": {"name": block.tool_name, "arguments": arguments},
+    }
+
+
+def has_image(messages: Sequence[ChatMessage]) -> bool:
+    """Whether a message holds one."""
+    return any(isinstance(block, ImageBlock) for message in messages for block in message.blocks)
+
+
+def last_user_text(messages: Sequence[ChatMessage]) -> str:
+    """The text of the last user turn, which is what a router is trained on; of the last message where there is none."""
+    for message in reversed(messages):
+        if message.role == MessageRole.USER:
+            return message.content or ""
+    return (messages[-1].content or "") if messages else ""
+
+
+def conversation_text(messages: Sequence[ChatMessage]) -> str:
+    """The texts of all turns but tools', oldest first."""
+    tools = (MessageRole.TOOL, MessageRole.FUNCTION)
+    return "\n".join(message.content for message in messages if message.content and message.role not in tools)
+
+
+def from_reply(reply: ChatReply, *, model_name: str) -> ChatResponse:
+    """A whole answer."""
+    answer = Answer(model_name)
+    answer.text, answer.usage, answer.finish_reason = reply.text, reply.usage, reply.finish_reason
+    answer.logprobs = [dict(token) for token in reply.logprobs or ()]
+    answer.calls = dict(enumerate(reply.tool_calls))
+    return answer.response()
+
+
+class Answer:
+    """What has come of an answer so far, since each of LlamaIndex's streamed responses holds all of it."""
+
+    def __init__(self, model_name: str) -> None:
+        self.model_name = model_name
+        self.text = ""
+        self.calls: dict[int, ToolCall] = {}
+        self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+        self.logprobs: list[Mapping[str, Any]] = []
+
+    def add(self, chunk: ChatChunk) -> ChatResponse:
+        """The answer with one more step."""
+        self.text += chunk.text
+        for piece in chunk.tool_calls:
+            old = self.calls.get(piece.index, ToolCall("", "", ""))
+            self.calls[piece.index] = ToolCall(
+                old.id or piece.id or "", old.name or piece.name or "", old.arguments + piece.arguments
+            )
+        self.usage = chunk.usage or self.usage
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+        self.logprobs.extend(chunk.logprobs or ())
+        return self.response(delta=chunk.text)
+
+    def response(self, delta: str | None = None) -> ChatResponse:
+        blocks: list[Any] = [_block(call) for call in self.calls.values()]
+        if self.text or not blocks:
+            blocks.insert(0, TextBlock(text=self.text))
+        # LlamaIndex reads a streamed object only where its calls stand here too.
+        beside = {"tool_calls": [_call_to_openai(_block(call)) for call in self.calls.values()]} if self.calls else {}
+        message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=beside)
+        raw: dict[str, Any] = {"model": self.model_name, "finish_reason": self.finish_reason}
+        if self.usage is not None:
+            raw["usage"] = {
+                "prompt_tokens": self.usage.input_tokens,
+                "completion_tokens": self.usage.output_tokens,
+                "total_tokens": self.usage.total_tokens,
+            }
+        if self.logprobs:
+            raw["logprobs"] = {"content": list(self.logprobs)}
+        return ChatResponse(message=message, delta=delta, raw=raw)
+
+
+def _block(call: ToolCall) -> ToolCallBlock:
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except ValueError:
+        arguments = call.arguments  # not complete yet, or no JSON at all
+    if not isinstance(arguments, dict):
+        arguments = call.arguments
+    return ToolCallBlock(tool_call_id=call.id or None, tool_name=call.name, tool_kwargs=arguments)

@@ -1,0 +1,327 @@
+"""RoutedLLM: a LlamaIndex LLM whose every call goes to the expert that a trained router ranks first."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from llama_index.core.base.llms.generic_utils import (
+    astream_chat_response_to_completion_response,
+    chat_response_to_completion_response,
+    prompt_to_messages,
+    stream_chat_response_to_completion_response,
+)
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+)
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW, DEFAULT_NUM_OUTPUTS
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # a re-export
+from llama_index.core.llms.llm import LLM
+from llama_index.core.tools.types import BaseTool
+
+from llamaindex_torouter.base import ROUTING_TEXT, ExpertLLM, chosen_tool, messages_of
+from llamaindex_torouter.events import RouteDecisionEvent, RouteServedEvent
+from llamaindex_torouter.messages import conversation_text, has_image, last_user_text
+from llamaindex_torouter.models import Call, ask_model, expert_of, stream_model
+from llamaindex_torouter.tgi_llm import TGILLM
+from torouter import background
+from torouter.dispatch import DispatchSettings, Target
+from torouter.experts import Ability
+from torouter.retry import retried
+from torouter.routed import RoutedExperts, RouteQuery, pool_and_models
+from torouter.routing.decision import Attempt, RouteDecision, routing_block
+from torouter.routing.needs import Needs
+from torouter.routing.policy import RoutingPolicy
+from torouter.routing.text import given_routing_text
+from torouter.tgi import Timeouts
+
+if TYPE_CHECKING:
+    from llama_index.core.base.llms.types import MessageRole
+
+dispatcher = get_dispatcher(__name__)
+
+RoutingText = Literal["last_user", "conversation"] | Callable[[Sequence[ChatMessage]], str]
+_TOOL_OPTIONS = ("tool_required", "tool_choice", "allow_parallel_tool_calls")
+
+
+class RoutedLLM(ExpertLLM):
+    """An LLM that asks, for each call, the expert that a trained router expects to answer it best.
+
+    If that expert can't answer, the next one of this query's own ranking does, as long as no token has come.
+    `response.additional_kwargs["routing"]` tells the answer's way.
+
+    Per call, as keywords of `chat`, `complete` and their twins:
+        model: the one expert that may answer.
+        exclude: experts that may not.
+        routing_text: the text to route by.
+        timeout: seconds, one deadline over all experts tried.
+
+    The text that the router reads is, the first that there is: the keyword; that of an enclosing
+    `torouter.routing.text.routing_text(...)`; the question (`query_str`) where the messages were made from one of
+    LlamaIndex's templates, so that query and chat engines are routed by the question and not by the context around it;
+    what the field `routing_text` says.
+
+    Examples:
+        ```python
+        from llamaindex_torouter import RoutedLLM
+
+        llm = RoutedLLM(
+            router="my-router",
+            experts={"code": "http://127.0.0.1:8080", "math": "http://127.0.0.1:8081"},
+        )
+        llm.complete("Write a function that reverses a list.").additional_kwargs["routing"]["expert"]
+        index.as_query_engine(llm=llm).query("...")
+        ```
+
+    Raises:
+        ConfigurationError: Router and experts do not fit, or an argument can't be used.
+        CheckpointError: The router can't be loaded.
+    """
+
+    router: Any = Field(exclude=True, description="A trained router, its directory, or its id on the Hub.")
+    experts: Any = Field(
+        exclude=True,
+        repr=False,  # a mapping of fields may hold a token
+        description="Path of an experts.yaml, an ExpertPool, or a mapping from name to a url, an Expert or any "
+        "LlamaIndex LLM. Names are those that the router was trained with.",
+    )
+    policy: RoutingPolicy = Field(default=RoutingPolicy(), exclude=True, description="From scores to a ranking.")
+    routing_text: RoutingText = Field(
+        default="last_user",
+        exclude=True,
+        description="What the router reads: the last user turn, the conversation, or a function of the messages.",
+    )
+    settings: DispatchSettings = Field(default=DispatchSettings(), exclude=True, description="Limits of failover.")
+    timeouts: Timeouts = Field(default=Timeouts(), exclude=True, description="Limits of one request to one expert.")
+
+    _routed: RoutedExperts = PrivateAttr()
+    _models: dict[str, LLM] = PrivateAttr(default_factory=dict)
+    _endpoints: dict[tuple[str, str], TGILLM] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Not in a validator: pydantic would wrap our errors into its own.
+        pool, self._models = pool_and_models(self.experts, LLM, expert_of)  # type: ignore[type-abstract]
+        self._routed = RoutedExperts(
+            self.router, pool, policy=self.policy, settings=self.settings, timeouts=self.timeouts
+        )
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "torouter_routed_llm"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """What holds whichever expert answers: the smallest window; tools where an expert knows them."""
+        experts = self._routed.experts
+        windows = [expert.context_window for expert in experts.values() if expert.context_window is not None]
+        roles: set[MessageRole] = {model.metadata.system_role for model in self._models.values()}
+        common = {"system_role": roles.pop()} if len(roles) == 1 and len(self._models) == len(experts) else {}
+        return LLMMetadata(
+            context_window=min(windows, default=DEFAULT_CONTEXT_WINDOW),
+            num_output=self.max_tokens or DEFAULT_NUM_OUTPUTS,
+            is_chat_model=True,
+            is_function_calling_model="tools" in self._abilities(),
+            model_name=f"torouter({', '.join(experts.names)})",
+            **common,
+        )
+
+    def to_payload(self) -> dict[str, Any]:
+        return {**super().to_payload(), "router": self._routed.router.revision}
+
+    def _abilities(self) -> frozenset[Ability]:
+        return frozenset(ability for expert in self._routed.experts.values() for ability in expert.abilities)
+
+    def route(self, prompt: str | Sequence[ChatMessage], **kwargs: Any) -> RouteDecision:
+        """The decision that a call with this prompt, or these messages, would get; no expert is asked.
+
+        Args:
+            prompt: What `complete` or `chat` takes.
+            kwargs: Per-call keywords such as `model`, `exclude` and `tools`.
+        """
+        messages = prompt_to_messages(prompt) if isinstance(prompt, str) else prompt
+        return self._routed.decide(self._query(messages, kwargs))
+
+    # --- LlamaIndex's eight methods ---
+    # Without callback decorators: the expert's own LLM opens the event of the call. The query is made here, where the
+    # caller's context is, and not in a stream's first step.
+
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return background.run(self._answer(self._query(messages, kwargs), self._call(messages, kwargs, sync=True)))
+
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return await self._answer(self._query(messages, kwargs), self._call(messages, kwargs))
+
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        stream = self._stream(self._query(messages, kwargs), self._call(messages, kwargs, sync=True))
+        return background.iterate(stream)  # type: ignore[return-value]  # it is a generator
+
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        return self._stream(self._query(messages, kwargs), self._call(messages, kwargs))
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return chat_response_to_completion_response(self.chat(prompt_to_messages(prompt), **kwargs))
+
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return chat_response_to_completion_response(await self.achat(prompt_to_messages(prompt), **kwargs))
+
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        return stream_chat_response_to_completion_response(self.stream_chat(prompt_to_messages(prompt), **kwargs))
+
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        responses = await self.astream_chat(prompt_to_messages(prompt), **kwargs)
+        return astream_chat_response_to_completion_response(responses)
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        tool_choice: str | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        # The tools stay as they are: each expert's own LLM puts them into its API's form once it is chosen.
+        return {
+            "messages": messages_of(user_msg, chat_history),
+            "tools": tools,
+            "tool_required": tool_required,
+            "tool_choice": tool_choice,
+            "allow_parallel_tool_calls": allow_parallel_tool_calls,
+            **kwargs,
+        }
+
+    # --- deciding ---
+
+    def _query(self, messages: Sequence[ChatMessage], given: Mapping[str, Any]) -> RouteQuery:
+        response_format = given.get("response_format") or {}
+        return RouteQuery(
+            text=self._text(messages, given),
+            needs=Needs(
+                tools=bool(given.get("tools")),
+                json_schema=response_format.get("type") == "json_schema",
+                images=has_image(messages),
+                output_tokens=given.get("max_tokens") or self.max_tokens,
+            ),
+            pinned=given.get("model"),
+            exclude=given.get("exclude") or (),
+        )
+
+    def _text(self, messages: Sequence[ChatMessage], given: Mapping[str, Any]) -> str:
+        in_template = messages[-1].additional_kwargs.get(ROUTING_TEXT) if messages else None
+        text = given.get(ROUTING_TEXT) or given_routing_text() or in_template
+        if text:
+            return str(text)
+        if callable(self.routing_text):
+            return self.routing_text(messages)
+        return conversation_text(messages) if self.routing_text == "conversation" else last_user_text(messages)
+
+    def _call(self, messages: Sequence[ChatMessage], given: Mapping[str, Any], *, sync: bool = False) -> Call:
+        options = self._options(dict(given))
+        for ours in ("model", "exclude", ROUTING_TEXT):
+            options.pop(ours, None)
+        tool_options = {name: options.pop(name) for name in _TOOL_OPTIONS if name in options}
+        tools = options.pop("tools", ())
+        if tools and not isinstance(tools[0], BaseTool):
+            choice = chosen_tool(tool_options.get("tool_choice"), required=tool_options.get("tool_required", False))
+            options.update(tools=tools, tool_choice=choice)
+            tools = ()
+        seconds = options.pop("timeout", None)
+        return Call([_without_question(message) for message in messages], seconds, options, tools, tool_options, sync)
+
+    # --- answering ---
+
+    async def _answer(self, query: RouteQuery, call: Call) -> ChatResponse:
+        decision = await self._decided(query)
+        ask = partial(self._ask, call)
+        served = await retried(
+            lambda: self._routed.dispatcher.call(decision, ask, deadline=call.seconds),
+            max_retries=self.max_retries,
+            seconds=call.seconds,
+        )
+        self._observe(served.expert, served.value)
+        return _signed(served.value, self._signature(decision, served.expert, served.attempts))
+
+    async def _stream(self, query: RouteQuery, call: Call) -> AsyncGenerator[ChatResponse, None]:
+        decision = await self._decided(query)
+        stream = await retried(
+            lambda: self._routed.dispatcher.open_stream(
+                decision, partial(self._ask_stream, call), deadline=call.seconds
+            ),
+            max_retries=self.max_retries,
+            seconds=call.seconds,
+        )
+        signature = self._signature(decision, stream.expert, stream.attempts)
+        async with aclosing(stream):
+            async for response in stream:
+                yield _signed(response, signature)
+        self._observe(stream.expert, response)
+
+    def _observe(self, expert: str, response: ChatResponse) -> None:
+        """Let prices be expected from the lengths of real answers."""
+        usage = response.raw.get("usage") if isinstance(response.raw, dict) else None
+        if isinstance(usage, Mapping) and "completion_tokens" in usage:
+            self._routed.dispatcher.observe(expert, output_tokens=usage["completion_tokens"])
+
+    async def _decided(self, query: RouteQuery) -> RouteDecision:
+        if self.rate_limiter is not None:
+            await self.rate_limiter.async_acquire()
+        decision = await self._routed.adecide(query)
+        emit(decision)
+        return decision
+
+    async def _ask(self, call: Call, target: Target) -> ChatResponse:
+        model, call = self._asked(call, target)
+        return await ask_model(model, call, target.expert.name)
+
+    async def _ask_stream(self, call: Call, target: Target) -> AsyncGenerator[ChatResponse, None]:
+        model, call = self._asked(call, target)
+        async with aclosing(stream_model(model, call, target.expert.name)) as responses:
+            async for response in responses:
+                yield response
+
+    def _asked(self, call: Call, target: Target) -> tuple[LLM, Call]:
+        """The LLM of one replica, and the call with the time that is left for it."""
+        model = self._models.get(target.expert.name)
+        if model is None:
+            key = (target.expert.name, target.url)
+            model = self._endpoints.get(key)
+            if model is None:
+                model = self._endpoints[key] = TGILLM.of_client(self._routed.client(target))
+            call = call.within(target.seconds)
+        if self.callback_manager.handlers:
+            model.callback_manager = self.callback_manager  # what LlamaIndex's engines do with their LLM
+        return model, call
+
+    def _signature(self, decision: RouteDecision, expert: str, attempts: Sequence[Attempt]) -> dict[str, Any]:
+        routing = routing_block(decision, expert, attempts)
+        dispatcher.event(RouteServedEvent(expert=expert, failed_attempts=routing["failed_attempts"]))
+        return routing
+
+
+def emit(decision: RouteDecision) -> None:
+    """Tell LlamaIndex's instrumentation of a decision."""
+    dispatcher.event(RouteDecisionEvent(**decision.to_json()))
+
+
+def _signed(response: ChatResponse, routing: dict[str, Any]) -> ChatResponse:
+    return response.model_copy(update={"additional_kwargs": {**response.additional_kwargs, "routing": routing}})
+
+
+def _without_question(message: ChatMessage) -> ChatMessage:
+    if ROUTING_TEXT not in message.additional_kwargs:
+        return message
+    others = {key: value for key, value in message.additional_kwargs.items() if key != ROUTING_TEXT}
+    return message.model_copy(update={"additional_kwargs": others})

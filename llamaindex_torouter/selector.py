@@ -1,0 +1,132 @@
+"""TORouterSelector: chooses among query engines, retrievers or other choices by a trained router, without an LLM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
+from llama_index.core.objects import ObjectRetriever
+from llama_index.core.prompts.mixin import PromptDictType
+from llama_index.core.schema import QueryBundle, QueryType
+from llama_index.core.tools.types import ToolMetadata
+
+from llamaindex_torouter.routed import emit
+from torouter.errors import ConfigurationError
+from torouter.experts import Expert, ExpertPool
+from torouter.routed import Experts, RoutedExperts, RouteQuery
+from torouter.routing.decision import RouteDecision
+from torouter.routing.policy import RoutingPolicy
+from torouter.routing.router import AutoRouter, Router
+
+T = TypeVar("T")
+
+
+class TORouterSelector(BaseSelector):
+    """Selects the choices whose experts a trained router ranks first.
+
+    A choice stands for the expert that its name (`ToolMetadata.name`; a plain string is its own name) says, through
+    `names` where it differs. Experts without a choice are left out; every choice needs its own expert.
+
+    Args:
+        router: A trained router, its directory, or its id on the Hugging Face Hub.
+        names: Choice name to expert name, for choices that are called otherwise than their experts.
+        policy: How scores become a ranking.
+        experts: The experts' prices, tags and windows, for a policy that weighs them. They need no urls.
+        top_n: Most choices that are selected; None for any number.
+        threshold: Least score of a choice that is selected beside the first.
+
+    Raises:
+        ConfigurationError: An argument can't be used. When selecting: a choice stands for no expert, or two for one.
+        CheckpointError: The router can't be loaded.
+    """
+
+    def __init__(
+        self,
+        router: Router | str | os.PathLike[str],
+        *,
+        names: Mapping[str, str] | None = None,
+        policy: RoutingPolicy | None = None,
+        experts: Experts | None = None,
+        top_n: int | None = 1,
+        threshold: float | None = None,
+    ) -> None:
+        if top_n is not None and top_n < 1:
+            msg = f"top_n={top_n!r} can't be used: give a whole number above zero, or None"
+            raise ConfigurationError(msg)
+        router = router if isinstance(router, Router) else AutoRouter.from_pretrained(router)
+        pool = ExpertPool([Expert(name=name) for name in router.experts] if experts is None else experts)
+        self._routed = RoutedExperts(router, pool, policy=policy)
+        self._names = dict(names or {})
+        self._top_n = top_n
+        self._threshold = threshold
+
+    def as_tool_retriever(self, tools: Sequence[T]) -> ToolSelection[T]:
+        """The same choice for `ToolRetrieverRouterQueryEngine`, which takes a retriever of tools and no selector."""
+        return ToolSelection(self, tools)
+
+    def _select(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
+        experts = self._experts_of(choices)
+        return self._selected(experts, self._routed.decide(self._query(experts, query)))
+
+    async def _aselect(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
+        experts = self._experts_of(choices)
+        return self._selected(experts, await self._routed.adecide(self._query(experts, query)))
+
+    def _get_prompts(self) -> PromptDictType:
+        return {}
+
+    def _update_prompts(self, prompts: PromptDictType) -> None:
+        """There is no prompt."""
+
+    def _experts_of(self, choices: Sequence[ToolMetadata]) -> list[str]:
+        """The expert of each choice."""
+        known = self._routed.experts
+        called = [choice.name or choice.description for choice in choices]
+        experts = [self._names.get(name, name) for name in called]
+        if not experts:
+            raise ConfigurationError("there is no choice to select from: give at least one")
+        strange = [name for name, expert in zip(called, experts, strict=True) if expert not in known]
+        if strange or len(set(experts)) < len(experts):
+            what = f"no expert for {', '.join(strange)}" if strange else "one expert for several choices"
+            msg = f"{what}: the choices are {', '.join(called)}; the router knows {', '.join(known)}; "
+            raise ConfigurationError(msg + "name each choice as its expert, or give names={choice: expert}")
+        return experts
+
+    def _query(self, experts: Sequence[str], query: QueryBundle) -> RouteQuery:
+        return RouteQuery(text=query.query_str, exclude=[name for name in self._routed.experts if name not in experts])
+
+    def _selected(self, experts: Sequence[str], decision: RouteDecision) -> SelectorResult:
+        emit(decision)
+        chosen = decision.ranking[: self._top_n]
+        if self._threshold is not None:
+            least = self._threshold
+            chosen = chosen[:1] + tuple(name for name in chosen[1:] if decision.scores[name] >= least)
+        scores = ", ".join(f"{name} {decision.scores[name]:.3f}" for name in decision.ranking)
+        return SelectorResult(
+            selections=[
+                SingleSelection(
+                    index=experts.index(name),
+                    reason=f"{name} is number {place} of the ranking ({decision.reason}); scores: {scores}",
+                )
+                for place, name in enumerate(chosen, 1)
+            ]
+        )
+
+
+class ToolSelection(ObjectRetriever[T], Generic[T]):
+    """Retrieves from a fixed list the tools that a selector selects."""
+
+    def __init__(self, selector: TORouterSelector, tools: Sequence[T]) -> None:
+        self._selector = selector
+        self._tools = list(tools)
+        self._metadata: list[Any] = [tool.metadata for tool in tools]  # type: ignore[attr-defined]
+
+    def retrieve(self, str_or_query_bundle: QueryType) -> list[T]:
+        result = self._selector.select(self._metadata, str_or_query_bundle)
+        return [self._tools[index] for index in result.inds]
+
+    async def aretrieve(self, str_or_query_bundle: QueryType) -> list[T]:
+        result = await self._selector.aselect(self._metadata, str_or_query_bundle)
+        return [self._tools[index] for index in result.inds]
