@@ -25,6 +25,7 @@ from torouter.dispatch import (
 from torouter.errors import (
     ConfigurationError,
     ExpertConnectionError,
+    ExpertGenerationError,
     ExpertOverloadedError,
     ExpertServerError,
     NoExpertLeftError,
@@ -187,6 +188,66 @@ async def test_a_call_that_waits_for_a_trial_shares_its_outcome() -> None:
     assert script.asked == ["a", "b", "a", "b"]
     trial.set()
     assert [(await call).value for call in (first, second)] == ["a answers", "a answers"]
+
+
+async def test_of_those_that_wait_for_a_cancelled_trial_one_tries_next() -> None:
+    time = Time()
+    dispatch = dispatcher(pool("a", "b"), time, retry_reserve=0)
+    crash, again = asyncio.Event(), asyncio.Event()
+    script = Script(a=[ExpertConnectionError("down"), asyncio.Event(), again])
+
+    async def ask(target: Target) -> str:
+        if target.expert.name == "b":
+            await crash.wait()
+            raise ExpertConnectionError("reset")
+        return await script.ask(target)
+
+    with pytest.raises(NoExpertLeftError):
+        await dispatch.call(ranking("a"), ask)
+    await time.advance(1)
+    trial = asyncio.ensure_future(dispatch.call(ranking("a"), ask))
+    waiting = [asyncio.ensure_future(dispatch.call(ranking("b", "a"), ask)) for _ in range(2)]
+    await settle()
+    crash.set()
+    await settle()
+    trial.cancel()
+    await settle()
+    assert script.asked == ["a"] * 3
+    again.set()
+    assert [(await call).value for call in waiting] == ["a answers", "a answers"]
+
+
+async def test_an_input_that_breaks_every_expert_ends_no_other_call() -> None:
+    time = Time()
+    dispatch = dispatcher(pool("a", "b"), time, retry_reserve=0)
+    script = Script(a=[ExpertConnectionError("1"), ExpertConnectionError("2")], b=[ExpertConnectionError("1")])
+    for name in ("a", "b"):
+        with pytest.raises(NoExpertLeftError):
+            await dispatch.call(ranking(name), script.ask)
+    await time.advance(0.5)
+    call = asyncio.ensure_future(dispatch.call(ranking("a", "b"), script.ask))
+    await settle()
+    await time.advance(0.1)
+    script.faults["b"] = [ExpertGenerationError("424")]
+    with pytest.raises(NoExpertLeftError):
+        await dispatch.call(ranking("b"), script.ask)
+    await settle()
+    await time.advance(2)
+    assert (await call).value == "b answers"
+
+
+async def test_a_stream_that_ended_a_cool_down_does_not_count_as_the_next_trial() -> None:
+    time = Time()
+    dispatch = dispatcher(pool("a", "b"), time)
+    script = Script(a=[ExpertConnectionError("down")])
+    await dispatch.call(ranking("a", "b"), script.ask)
+    await time.advance(1)
+    stream = await dispatch.open_stream(ranking("a", "b"), script.stream)
+    script.faults["a"] = [ExpertConnectionError("down again")]
+    await dispatch.call(ranking("a", "b"), script.ask)
+    await time.advance(1)
+    assert (await dispatch.call(ranking("a", "b"), script.ask)).expert == "a"  # while the stream is still open
+    await stream.aclose()
 
 
 async def test_a_second_round_waits_for_the_cool_down() -> None:

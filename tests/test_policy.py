@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torouter.errors import ConfigurationError, ContextLengthError
 from torouter.experts import Expert, ExpertPool, UnknownExpertError
 from torouter.routing.calibration import calibrate
-from torouter.routing.needs import Estimate, Needs, expected_price
+from torouter.routing.needs import Estimate, Needs, estimate_tokens, expected_price
 from torouter.routing.policy import RoutingPolicy
 from torouter.routing.sessions import Sessions
 
@@ -285,6 +285,20 @@ def test_check_finds_names_and_tags_that_no_expert_has() -> None:
         with pytest.raises(ConfigurationError, match="'gone'"):
             policy.check(PRICED)
     RoutingPolicy(edge="edge", exclude=["code"]).check(PRICED)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),  # about what a usual tokenizer makes of it
+    [
+        ("", 0),
+        ("The quick brown fox jumps over the lazy dog.", 10),
+        ("def add(a, b):\n    return a + b\n", 13),
+        ("Two trains 120 km apart move at 45.5 km/h and 30 km/h.", 19),
+        ("私は学生です。", 7),
+    ],
+)
+def test_a_token_estimate_is_near_and_rather_too_low(text: str, tokens: int) -> None:
+    assert 0.7 * tokens <= estimate_tokens(text) + 1 <= 1.1 * tokens + 1
 
 
 # Calibration

