@@ -79,4 +79,5 @@ def forbid(event: str, arguments: tuple[Any, ...]) -> None:
             raise PermissionError("scored code may write into its working folder only")
 
 
-main()
+if __name__ == "__main__":
+    main()

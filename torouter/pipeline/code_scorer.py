@@ -6,6 +6,7 @@ On Linux the process also leaves the network: by a network namespace of its own,
 one. Where not, and on other systems, what closes it is an audit hook, which honest code can't pass but an attack on
 CPython can; a warning says so. The same hook forbids to start or signal other processes, to delete or rename files, and
 to write outside of the empty directory.
+The kernel refuses it threads too, unless the user is root.
 What is not: the code reads what files this user may read, and a hook is no prison. For code that you expect to be
 hostile, run the whole of `torouter label` in a container or a virtual machine without network.
 """

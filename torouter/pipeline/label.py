@@ -59,10 +59,14 @@ def label(
         name: get_scorer(name, encoder=encoder, allow_code=allow_code) if isinstance(name, str) else by_rule(name)
         for name in groups
     }
+    # All texts are looked at before any of the work, which may be long.
+    texts = {
+        name: [[_text(frame, row, column) for row in rows] for column in ("response", "reference")]
+        for name, rows in groups.items()
+    }
     scores = np.zeros(len(frame))
     for name, rows in groups.items():
-        texts = ([_text(frame, row, column) for row in rows] for column in ("response", "reference"))
-        scores[rows] = scorers[name](*texts)
+        scores[rows] = scorers[name](*texts[name])
     frame["score"] = scores
     if count := int(failed.sum()):
         logger.warning("%d of %d rows have an error instead of an answer: they score 0", count, len(frame))
