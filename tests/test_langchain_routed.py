@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
@@ -25,27 +24,12 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatResult, LLMResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
-from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from langchain_torouter import RoutedChatModel
 from tests.scripted_tgi import Fault, ScriptedTGI, Text, ToolUse
+from tests.word_router import WordRouter
 from torouter.errors import ConfigurationError, NoExpertLeftError
-from torouter.routing.baselines import BestSingleRouter
-
-
-class WordRouter(BestSingleRouter):
-    """Scores by a word of the query, so that a test can say who is asked, and counts its forward passes."""
-
-    passes: list[int]
-
-    def scores(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        self.passes.append(len(queries))
-        means = np.asarray([self.means] * len(queries), dtype=np.float32)
-        for row, query in enumerate(queries):
-            for column, name in enumerate(self.experts):
-                means[row, column] += name in query.split()
-        return means
 
 
 @dataclass
@@ -64,8 +48,7 @@ class World:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    router = WordRouter.of({"code": 0.6, "math": 0.5})
-    router.passes = []
+    router = WordRouter.named({"code": 0.6, "math": 0.5})
     with ScriptedTGI(model_id="test/code") as code, ScriptedTGI(model_id="test/math") as math:
         model = RoutedChatModel(router=router, experts={"code": code.url, "math": math.url})
         yield World(code, math, router, model)
@@ -352,8 +335,7 @@ def test_another_router_does_not_hit_the_cached_answers_of_the_old(world: World)
     world.again(cache=cache).invoke("ask math")
     world.again(cache=cache).invoke("ask math")
     assert len(world.math.requests) == 1
-    retrained = WordRouter.of({"code": 0.7, "math": 0.5})
-    retrained.passes = []
+    retrained = WordRouter.named({"code": 0.7, "math": 0.5})
     world.again(cache=cache, router=retrained).invoke("ask math")
     assert len(world.math.requests) == 2
 
