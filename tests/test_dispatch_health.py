@@ -27,6 +27,7 @@ from torouter.errors import (
     ExpertConnectionError,
     ExpertGenerationError,
     ExpertOverloadedError,
+    ExpertRequestError,
     ExpertServerError,
     NoExpertLeftError,
 )
@@ -90,6 +91,17 @@ async def test_an_answer_begun_before_the_failure_proves_no_recovery() -> None:
     assert state(dispatch, "a") == "cooling"
 
 
+async def test_a_wrong_request_shows_that_an_expert_is_back() -> None:
+    time = Time()
+    dispatch = dispatcher(pool("a", "b"), time)
+    script = Script(a=[ExpertConnectionError("down"), ExpertRequestError("temperature")])
+    await dispatch.call(ranking("a", "b"), script.ask)
+    await time.advance(1)
+    with pytest.raises(ExpertRequestError):
+        await dispatch.call(ranking("a", "b"), script.ask)
+    assert state(dispatch, "a") == "ready"
+
+
 async def test_one_call_at_a_time_tries_whether_an_expert_is_back() -> None:
     time = Time()
     dispatch = dispatcher(pool("a", "b"), time)
@@ -132,6 +144,21 @@ async def test_where_all_cool_down_the_soonest_back_is_asked_first_and_then_the_
     assert served.value == "a answers"
 
 
+async def test_of_experts_that_are_being_tried_the_better_one_is_asked() -> None:
+    time = Time()
+    dispatch = dispatcher(pool("a", "b"), time)
+    script = Script(a=[ExpertConnectionError("1"), asyncio.Event()], b=[ExpertConnectionError("1"), asyncio.Event()])
+    for name in ("a", "b"):
+        with pytest.raises(NoExpertLeftError):
+            await dispatch.call(ranking(name), script.ask)
+        await time.advance(1)
+    trials = [asyncio.ensure_future(dispatch.call(ranking(name), script.ask)) for name in ("a", "b")]
+    await settle()
+    assert (await dispatch.call(ranking("b", "a"), script.ask)).expert == "b"
+    for trial in trials:
+        trial.cancel()
+
+
 async def test_an_outage_does_not_multiply_the_load() -> None:
     time = Time()
     dispatch = dispatcher(pool("a", "b", "c"), time, retry_ratio=0.1, retry_reserve=5, deadline=60)
@@ -143,8 +170,9 @@ async def test_an_outage_does_not_multiply_the_load() -> None:
         raise ExpertOverloadedError("busy")
 
     async def call() -> None:
-        with pytest.raises(NoExpertLeftError):
+        with pytest.raises(NoExpertLeftError) as caught:
             await dispatch.call(ranking("a", "b", "c"), ask)
+        assert type(caught.value) is NoExpertLeftError  # nobody has to wait for the deadline to know
 
     calls = []
     for _ in range(300):

@@ -24,6 +24,7 @@ from torouter.errors import (
     ExpertConnectionError,
     ExpertError,
     ExpertGenerationError,
+    ExpertNotFoundError,
     ExpertOverloadedError,
     ExpertRequestError,
     ExpertServerError,
@@ -129,11 +130,17 @@ async def test_a_refusal_warns_once_and_cools_down_for_long(
         assert script.asked == ["a", "b", "b"]
         await time.advance(2)
         await dispatch.call(ranking("a", "b"), script.ask)
-    assert script.asked == ["a", "b", "b", "a", "b"]
-    warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    assert len(warnings) == 1
-    assert "'a'" in warnings[0].getMessage()
-    assert "canary" not in caplog.text
+        assert script.asked == ["a", "b", "b", "a", "b"]
+        warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert len(warnings) == 1
+        assert "'a'" in warnings[0]
+        assert "canary" not in caplog.text
+
+        await time.advance(300)
+        await dispatch.call(ranking("a"), script.ask)  # somebody has mended it
+        script.faults["a"] = [kind("broken once more")]
+        await dispatch.call(ranking("a", "b"), script.ask)
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 2
 
 
 async def test_an_input_that_is_too_long_goes_to_larger_and_unknown_windows_only() -> None:
@@ -230,6 +237,16 @@ async def test_the_last_expert_has_all_the_time_that_is_left() -> None:
         )
     assert isinstance(caught.value.__cause__, ExpertTimeoutError)
     assert caught.value.attempts[0].milliseconds >= 20
+
+
+async def test_an_expert_has_all_the_time_where_the_others_are_known_to_be_dead() -> None:
+    dispatch = Dispatcher(ExpertPool([Expert(name="a"), Expert(name="b")]))
+    script = Script(a=[asyncio.Event()], b=[ExpertNotFoundError("gone")])
+    with pytest.raises(NoExpertLeftError):
+        await dispatch.call(ranking("b"), script.ask)
+    with pytest.raises(DeadlineExceededError) as caught:
+        await dispatch.call(ranking("a", "b"), script.ask, deadline=0.05)
+    assert [attempt.expert for attempt in caught.value.attempts] == ["a"]
 
 
 async def test_a_framework_objects_stream_is_cut_at_the_deadline() -> None:
