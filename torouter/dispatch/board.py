@@ -60,6 +60,7 @@ class Board:
             name: ExpertState(expert, _replicas(expert, settings), estimates.get(name, Estimate()))
             for name, expert in experts.items()
         }
+        self._replicas = {name: state.replicas for name, state in self._experts.items()}
 
     def start(self, ranking: tuple[str, ...], seconds: float | None) -> Walk:
         """Begin a call.
@@ -70,11 +71,12 @@ class Board:
         if not ranking:
             msg = "the decision ranks no expert; give at least one"
             raise ConfigurationError(msg)
-        replicas = {name: self._state(name).replicas for name in ranking}
+        for name in set(ranking).difference(self._experts):
+            self._state(name)
         now = self._clock()
         with self._lock:
             self._budget.pay_in()
-        return Walk(replicas, self._settings, now, math.inf if seconds is None else now + seconds)
+        return Walk(ranking, self._replicas, self._settings, now, math.inf if seconds is None else now + seconds)
 
     def next_place(self, walk: Walk) -> Lease | tuple[Waiter, float]:
         """A place on the replica to ask now, or a place in a queue and the most seconds to wait there.

@@ -31,8 +31,10 @@ class Wait:
 class Walk:
     """Where one call stands: who was asked, who is out, what is left of the deadline."""
 
-    ranking: Mapping[str, Sequence[Replica]]
-    """The experts' replicas, the best expert first."""
+    ranking: Sequence[str]
+    """The experts' names, the best first."""
+    replicas: Mapping[str, Sequence[Replica]]
+    """By expert; of all experts, ranked or not."""
     settings: DispatchSettings
     began: float
     deadline: float
@@ -110,7 +112,7 @@ class Walk:
     def _left_of(self, name: str) -> Sequence[Replica]:
         if name in self.too_small:
             return ()
-        replicas = self.ranking[name]
+        replicas = self.replicas[name]
         return [replica for replica in replicas if replica not in self.asked] if self.asked else replicas
 
     def attempt_seconds(self, replica: Replica, now: float) -> float | None:
@@ -130,7 +132,7 @@ class Walk:
         if isinstance(error, ContextLengthError):
             self.too_small.add(expert.name)
             if (known := expert.context_window) is not None:
-                windows = {name: replicas[0].expert.context_window for name, replicas in self.ranking.items()}
+                windows = {name: self.replicas[name][0].expert.context_window for name in self.ranking}
                 self.too_small.update(name for name, size in windows.items() if size is not None and size <= known)
         elif isinstance(error, ExpertGenerationError) and self.repeatable is None:
             self.repeatable = replica
@@ -157,14 +159,13 @@ class Walk:
         """Who was asked and how it ended, and why the others were not."""
         parts = [f"{a.expert!r}: {a.error} after {a.milliseconds:.0f} ms: {a.message}" for a in self.attempts]
         heard = {attempt.expert for attempt in self.attempts}
-        for name, replicas in self.ranking.items():
-            if name not in heard:
-                parts.append(f"{name!r}: not asked, {self._why_not(name, replicas)}")
+        parts += [f"{name!r}: not asked, {self._why_not(name)}" for name in self.ranking if name not in heard]
         return "; ".join(parts)
 
-    def _why_not(self, name: str, replicas: Sequence[Replica]) -> str:
+    def _why_not(self, name: str) -> str:
         if name in self.too_small:
             return "its window is no larger"
+        replicas = self.replicas[name]
         if all(replica.failures for replica in replicas):
             return f"it failed other calls ({replicas[-1].last_error})"
         return "no slot was free"

@@ -110,13 +110,16 @@ class RoutingPolicy:
         for name in barred if self.default_expert is None else barred.union((self.default_expert,)):
             experts[name]  # an unknown name is a mistake, not a wish that can be ignored
         abilities, window = needs.abilities, needs.window
+        weighs = self._weighs
         refused: dict[str, _Refusal] = {}
         values: dict[str, float] = {}
         for name in experts if pinned is None else (pinned,):
             expert = experts[name]
-            estimate = estimates.get(name, _UNKNOWN)
-            price = expected_price(expert, needs, estimate.output_tokens) if self._counts_prices else 0.0
-            seconds = estimate.seconds or 0.0
+            price = seconds = 0.0
+            if weighs:
+                estimate = estimates.get(name, _UNKNOWN)
+                price = expected_price(expert, needs, estimate.output_tokens)
+                seconds = estimate.seconds or 0.0
             why = _refusal(expert, name in barred, abilities, window)
             if why is None and pinned is None:
                 why = self._over_ceiling(price, seconds)
@@ -225,8 +228,10 @@ class RoutingPolicy:
             raise ConfigurationError(msg) from None
 
     @property
-    def _counts_prices(self) -> bool:
-        return bool(self.price_weight) or self.max_price is not None
+    def _weighs(self) -> bool:
+        """Whether anything depends on prices and seconds."""
+        ceiling = self.max_price is not None or self.max_seconds is not None
+        return ceiling or self.price_weight > 0 or self.latency_weight > 0
 
     def _over_ceiling(self, price: float, seconds: float) -> _Refusal | None:
         if self.max_price is not None and price > self.max_price:
