@@ -129,7 +129,8 @@ def _in_thread(model: LLM, call: Call) -> bool:
     """
     if isinstance(model, ExpertLLM):
         return False
-    return call.sync or (isinstance(model, CustomLLM) and type(model).achat is CustomLLM.achat)
+    name = "achat" if model.metadata.is_chat_model else "acomplete"
+    return call.sync or next(kind for kind in type(model).__mro__ if name in vars(kind)) is CustomLLM
 
 
 def _prepared(model: LLM, call: Call) -> tuple[list[ChatMessage], dict[str, Any]]:
