@@ -38,8 +38,9 @@ class DispatchSettings:
     rounds: int = 1
     """Times that a call may go through its ranking. From the second on it waits for cool-downs to end, and each round
     costs a retry of the budget. More than one helps where all experts may be overloaded for a moment."""
-    max_concurrency: int | None = None
-    """Requests that a replica is sent at the same time where its expert says nothing. None: no limit."""
+    max_concurrency: int | None = 128
+    """Requests that a replica is sent at the same time where its expert says nothing; more wait here. TGI's own default
+    is to refuse the 129th. None: no limit."""
     queue_seconds: float = 30.0
     """How long a call waits for a slot of a fully loaded expert, at most half of the time left, before it goes to the
     next one with a free slot. If all are full it goes on waiting, until the deadline."""
