@@ -64,8 +64,8 @@ class TGILLM(ExpertLLM):
     model: str | None = Field(default=None, description='LoRA adapter (api "tgi") or served model (api "openai").')
     api: Api = Field(default="tgi", description='"openai" for vLLM, SGLang, llama.cpp and `transformers serve`.')
     api_key: SecretStr | None = Field(default=None, exclude=True, description="The token; by default TGI_API_KEY.")
-    abilities: frozenset[Ability] = Field(
-        default=frozenset(("tools", "json_schema")), description="What the served model can do beyond text."
+    abilities: tuple[Ability, ...] = Field(
+        default=("tools", "json_schema"), description="What the served model can do beyond text."
     )
     context_window: int | None = Field(default=None, description="Tokens of input and output together.")
     max_retries: int = Field(default=2, ge=0, description="Further tries after a passing failure.")
@@ -85,7 +85,7 @@ class TGILLM(ExpertLLM):
             adapter=self.model if self.api == "tgi" else None,
             api_key=self.api_key,  # type: ignore[arg-type]  # Expert takes a SecretStr and keeps a Secret
             api_key_env="TGI_API_KEY" if self.api_key is None and "TGI_API_KEY" in os.environ else None,
-            abilities=self.abilities,
+            abilities=frozenset(self.abilities),
             context_window=self.context_window,
         )
         self._use(expert, TGIClient(expert, timeouts=self.timeouts))
@@ -98,7 +98,7 @@ class TGILLM(ExpertLLM):
             base_url=client.url,
             model=expert.model if expert.api == "openai" else expert.adapter,
             api=expert.api,
-            abilities=expert.abilities,
+            abilities=tuple(sorted(expert.abilities)),
             context_window=expert.context_window,
             timeouts=client.timeouts,
             max_retries=0,
@@ -127,7 +127,7 @@ class TGILLM(ExpertLLM):
         return {**super().to_payload(), "expert": self._expert.name}
 
     def _abilities(self) -> frozenset[Ability]:
-        return self.abilities
+        return frozenset(self.abilities)
 
     # --- LlamaIndex's eight methods ---
 

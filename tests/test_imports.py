@@ -32,6 +32,7 @@ def loaded(statement: str) -> set[str]:
         ("from torouter import Expert, ExpertPool, AutoRouter, RoutingPolicy, RouteDecision", set()),
         ("import torouter.tgi, torouter.dispatch, torouter.routed", set()),
         ("from langchain_torouter import RoutedChatModel, ChatTGI", {"langchain_core"}),
+        ("from llamaindex_torouter import RoutedLLM, TGILLM, TORouterSelector", {"llama_index"}),
         ("from torouter.cli import main", set()),
     ],
 )
@@ -43,6 +44,7 @@ def test_an_import_loads_no_framework_that_it_does_not_need(statement: str, allo
     ("missing", "statement", "command"),
     [
         ("langchain_core", "import langchain_torouter", "pip install 'torouter[langchain]'"),
+        ("llama_index", "import llamaindex_torouter", "pip install 'torouter[llamaindex]'"),
         (
             "pandas",
             "from torouter.pipeline.outcomes import OutcomeTable; OutcomeTable.read('x.csv')",
