@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +9,6 @@ import pytest
 
 from tests import tiny
 from tests.scripted_tgi import ScriptedTGI
-
-
-# Two tests' torch threads on one machine spin against each other; torch reads this when it is first imported.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from torouter import (
 from torouter.errors import CheckpointError, ConfigurationError, OutcomeTableError
 from torouter.routing.config import ExpertFacts, RouterConfig
 from torouter.routing.encode import QueryTokenizer
+from torouter.routing.knn import Memory
 from torouter.routing.matrix import OutcomeMatrix
 
 KINDS = ("bert", "soft", "mlp", "knn", "random", "best-single", "oracle")
@@ -267,19 +268,16 @@ def test_a_tie_of_neighbours_goes_to_the_expert_that_is_better_on_the_whole(knn_
     assert one.scores(texts[:1]).argmax() == 1
 
 
-def test_near_neighbours_weigh_more(knn_directory):
-    knn = KNNRouter.from_pretrained(knn_directory, precision="fp32")
-    texts = ("please python loop", "please river war", "please king planet")
-    scores = np.array([[1, 0], [0, 1], [0, 1]], dtype=np.float32)
+def test_near_neighbours_weigh_more():
+    angles = np.array([0.1, 1.2, 1.3])
+    embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    memory = Memory(("a", "b"), embeddings, np.array([[1, 0], [0, 1], [0, 1]], dtype=np.float32))
+    query = np.array([[1, 0]], dtype=np.float32)
 
-    def fitted(weights: str) -> KNNRouter:
-        experts = (ExpertFacts(name="a"), ExpertFacts(name="b"))
-        settings = {"neighbours": 3, "weights": weights}
-        config = RouterConfig(kind="knn", experts=experts, max_length=16, settings=settings)
-        return KNNRouter.fit(config, knn._encoder, knn.features(texts), scores, source=knn_directory)
-
-    assert fitted("uniform").scores(texts[:1]).argmax() == 1
-    assert fitted("distance").scores(texts[:1]).argmax() == 0
+    assert memory.means(query, 3, by_distance=False)[0, 0] == pytest.approx(1 / 3, abs=1e-3)
+    weights = np.exp(np.cos(angles) / 0.2)
+    assert memory.means(query, 3, by_distance=True)[0, 0] == pytest.approx(weights[0] / weights.sum(), abs=1e-3)
+    assert memory.means(query, 1, by_distance=True)[0, 0] == pytest.approx(1, abs=1e-3)
 
 
 def test_chance_is_the_same_for_a_text_and_another_for_a_seed():

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torouter.errors import TORouterError
 
-COMMANDS = ("collect", "label", "train", "route")
+COMMANDS = ("collect", "label", "train", "evaluate", "route", "demo")
 USAGE_ERROR = 2
 
 

@@ -23,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--objective", choices=("soft", "bce"), help="the paper's soft labels, or each expert's own score (default)")
     add("--label-form", choices=("multiply", "divide", "hard"), help="soft labels: softmax(T*s), softmax(s/T), or best")
     add("--temperature", type=float, metavar="T", help="of the soft labels; default: 10")
+    add("--own-share", type=float, metavar="SHARE", help="of a query's own outcome beside its data set's mean")
     add("--encoder", metavar="DIR", help="directory or Hub id; default: all-MiniLM-L6-v2")
     add("--seed", type=int)
     add("--max-length", type=int, metavar="TOKENS", help="tokens of a query that are read")

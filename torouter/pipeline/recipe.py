@@ -8,13 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from torouter.errors import ConfigurationError
 from torouter.routing.config import LabelForm
-from torouter.routing.labels import soft_labels
-from torouter.routing.matrix import OutcomeMatrix
 
 RouterKind = Literal["bert", "mlp", "knn"]
 
@@ -35,6 +30,10 @@ class Recipe:
     label_form: LabelForm = "multiply"
     temperature: float = 10.0
     """T of the soft labels."""
+    own_share: float = 0.2
+    """Share of a query's own outcome in what is learnt for it; the rest is the mean outcome of its data set. One
+    outcome is a noisy draw, so the mean teaches more. 1 learns the outcomes as they are, and so does a table whose
+    queries are all of one data set."""
     seed: int = 0
     max_length: int = 256
     """Tokens of a query that are read."""
@@ -43,9 +42,9 @@ class Recipe:
     epochs: int | None = None
     """None is the kind's own default."""
     learning_rate: float | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     patience: int = 2
-    """Epochs without a gain after which training stops."""
+    """Epochs without a gain after which the BERT's training stops."""
     hidden: int = 256
     """Hidden units of the MLP."""
     neighbours: int = 100
@@ -60,12 +59,13 @@ class Recipe:
         checks: tuple[tuple[str, bool, str], ...] = (
             ("router", self.router in ("bert", "mlp", "knn"), "use bert, mlp or knn"),
             ("objective", self.objective in ("soft", "bce"), "use soft or bce"),
+            ("own_share", 0 < self.own_share <= 1, "give a share above 0, at most 1"),
             ("seed", 0 <= self.seed < 2**32, "give a whole number from 0"),
             ("max_length", self.max_length >= 8, "give at least 8 tokens"),
             ("validation", 0 < self.validation < 1, "give a share between 0 and 1"),
             ("epochs", self.epochs is None or self.epochs > 0, "give at least 1"),
             ("learning_rate", self.learning_rate is None or self.learning_rate > 0, "give a number above 0"),
-            ("batch_size", self.batch_size > 0, "give at least 1"),
+            ("batch_size", self.batch_size is None or self.batch_size > 0, "give at least 1"),
             ("patience", self.patience > 0, "give at least 1"),
             ("hidden", self.hidden > 0, "give at least 1"),
             ("neighbours", self.neighbours > 0, "give at least 1"),
@@ -74,9 +74,3 @@ class Recipe:
         for name, fits, fix in checks:
             if not fits:
                 raise ConfigurationError(f"{name}={getattr(self, name)!r} can't be used: {fix}")
-
-    def targets(self, outcomes: OutcomeMatrix) -> NDArray[np.float32]:
-        """What the router learns for each query, shape (n, k): soft labels, or the scores themselves."""
-        if self.objective == "soft":
-            return soft_labels(outcomes.scores, form=self.label_form, temperature=self.temperature)
-        return outcomes.scores

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from torouter.errors import OutcomeTableError
 from torouter.experts import ExpertPool
 from torouter.pipeline.encoders import encoder_name, require_torch
+from torouter.pipeline.lessons import lessons
 from torouter.pipeline.outcomes import OutcomeTable
 from torouter.pipeline.recipe import Recipe
 from torouter.routing import checkpoint
@@ -54,46 +54,32 @@ def train(
 
     directory = Path(out)
     checkpoint.check_replaceable(directory)
-    outcomes = table.matrix()
-    learnt, held = validation_parts(outcomes, share=recipe.validation, seed=recipe.seed)
+    learnt, held = lessons(table, recipe)
+    soft = recipe.objective == "soft" and recipe.router != "knn"
     config = RouterConfig(
         kind=recipe.router,
         experts=table.facts(experts),
         objective="mean" if recipe.router == "knn" else recipe.objective,
-        label_form=recipe.label_form if recipe.objective == "soft" and recipe.router != "knn" else None,
-        temperature=recipe.temperature if recipe.objective == "soft" and recipe.router != "knn" else None,
+        label_form=recipe.label_form if soft else None,
+        temperature=recipe.temperature if soft else None,
         max_length=recipe.max_length,
         encoder=encoder_name(recipe.encoder),
         data_hash=table.data_hash,
-        training={"seed": recipe.seed, "queries": len(learnt), "validation_queries": len(held)},
+        training={"seed": recipe.seed, "queries": len(learnt.queries), "validation_queries": len(held.queries)},
     )
     if recipe.router == "bert":
         run = training_bert.Run(config, recipe, learnt, held, work=work_directory(directory))
         run.train()
         if run.is_first:
             with checkpoint.replacing(directory) as fresh:
-                _finish(fresh, run.write(fresh), held)
+                _finish(fresh, run.write(fresh), held.outcomes)
         run.close()
     else:
         with checkpoint.replacing(directory) as fresh:
-            _finish(fresh, training_heads.write(fresh, config, recipe, learnt, held), held)
+            _finish(fresh, training_heads.write(fresh, config, recipe, learnt, held), held.outcomes)
     router = AutoRouter.from_pretrained(directory)
     assert isinstance(router, EncodedRouter)
     return router
-
-
-def validation_parts(outcomes: OutcomeMatrix, *, share: float, seed: int) -> tuple[OutcomeMatrix, OutcomeMatrix]:
-    """What is learnt from and what is kept back, a random cut by query.
-
-    Raises:
-        OutcomeTableError: One of them would be empty.
-    """
-    order = np.random.default_rng(seed).permutation(len(outcomes))
-    count = round(share * len(outcomes))
-    if not 0 < count < len(outcomes):
-        msg = f"validation={share} of {len(outcomes)} queries leaves an empty part: give more queries or another share"
-        raise OutcomeTableError(msg)
-    return outcomes.rows(order[count:]), outcomes.rows(order[:count])
 
 
 def work_directory(out: Path) -> Path:

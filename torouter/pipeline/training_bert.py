@@ -25,13 +25,13 @@ from transformers import (
 
 from torouter.errors import CheckpointError, ConfigurationError
 from torouter.pipeline.encoders import encoder_path, quiet, write_tokenizer
+from torouter.pipeline.lessons import Lesson
 from torouter.pipeline.recipe import Recipe
 from torouter.routing import graphs
 from torouter.routing.config import RouterConfig
 from torouter.routing.encode import GRAPHS, QueryTokenizer, padded
-from torouter.routing.matrix import OutcomeMatrix
 
-EPOCHS, LEARNING_RATE = 3, 5e-5
+EPOCHS, LEARNING_RATE, BATCH_SIZE = 3, 1e-4, 32
 _FINGERPRINT = "run.json"
 
 
@@ -41,7 +41,7 @@ class Run:
     Args:
         config: What the checkpoint will say, but for what training finds out.
         recipe: How to train.
-        learnt: The outcomes to learn.
+        learnt: What to learn.
         held: The validation part.
         work: Directory of the Trainer's checkpoints, from which a stopped run is resumed.
 
@@ -49,11 +49,10 @@ class Run:
         ConfigurationError: The encoder can't be used.
     """
 
-    def __init__(
-        self, config: RouterConfig, recipe: Recipe, learnt: OutcomeMatrix, held: OutcomeMatrix, *, work: Path
-    ) -> None:
+    def __init__(self, config: RouterConfig, recipe: Recipe, learnt: Lesson, held: Lesson, *, work: Path) -> None:
         self._config, self._recipe, self._work = config, recipe, work
         self._source = encoder_path(recipe.encoder)
+        self._first_step = 0
         set_seed(recipe.seed)  # the head's first weights are drawn here
         with quiet():
             self._model = _model(self._source, config)
@@ -66,8 +65,8 @@ class Run:
             objective=recipe.objective,
             model=self._model,
             args=self._arguments,
-            train_dataset=_rows(tokenizer, learnt, recipe),
-            eval_dataset=_rows(tokenizer, held, recipe),
+            train_dataset=_rows(tokenizer, learnt),
+            eval_dataset=_rows(tokenizer, held),
             data_collator=_Collator(tokenizer.pad_id),
             compute_metrics=_quality,
             callbacks=[EarlyStoppingCallback(early_stopping_patience=recipe.patience)],
@@ -80,9 +79,12 @@ class Run:
 
     def train(self) -> None:
         """Train, from the last checkpoint of the work directory where the recipe says to resume."""
-        last = any(self._work.glob("steps/checkpoint-*"))
+        # The Trainer writes its state last: a checkpoint without it was cut short.
+        whole = [path.parent for path in self._work.glob("steps/checkpoint-*/trainer_state.json")]
+        last = max(whole, key=_step, default=None)
+        self._first_step = 0 if last is None else _step(last)
         with quiet():
-            self._trainer.train(resume_from_checkpoint=True if self._recipe.resume and last else None)
+            self._trainer.train(resume_from_checkpoint=None if last is None else str(last))
 
     def write(self, directory: Path) -> RouterConfig:
         """Write model, tokenizer and graphs, and return the config with what training found out."""
@@ -100,8 +102,10 @@ class Run:
                 **self._config.training,
                 "epochs": self._arguments.num_train_epochs,
                 "best_step": state.best_global_step,
+                "resumed_from_step": self._first_step,
+                "processes": self._arguments.world_size,
                 "learning_rate": self._arguments.learning_rate,
-                "batch_size": self._recipe.batch_size,
+                "batch_size": self._arguments.per_device_train_batch_size,
             },
         )
 
@@ -122,8 +126,8 @@ class Run:
             output_dir=str(self._work / "steps"),
             num_train_epochs=recipe.epochs or EPOCHS,
             learning_rate=recipe.learning_rate or LEARNING_RATE,
-            per_device_train_batch_size=recipe.batch_size,
-            per_device_eval_batch_size=recipe.batch_size,
+            per_device_train_batch_size=recipe.batch_size or BATCH_SIZE,
+            per_device_eval_batch_size=recipe.batch_size or BATCH_SIZE,
             warmup_steps=0.1,
             weight_decay=0.01,
             lr_scheduler_type="linear",
@@ -211,11 +215,16 @@ class _Logits(torch.nn.Module):
         return logits
 
 
-def _rows(tokenizer: QueryTokenizer, outcomes: OutcomeMatrix, recipe: Recipe) -> list[dict[str, Any]]:
-    ids = tokenizer.ids(outcomes.queries)
+def _step(state: Path) -> int:
+    """The step that a directory `checkpoint-STEP` is from."""
+    return int(state.name.rpartition("-")[2])
+
+
+def _rows(tokenizer: QueryTokenizer, lesson: Lesson) -> list[dict[str, Any]]:
+    ids = tokenizer.ids(lesson.queries)
     return [
         {"input_ids": row, "labels": target, "outcomes": scores}
-        for row, target, scores in zip(ids, recipe.targets(outcomes), outcomes.scores, strict=True)
+        for row, target, scores in zip(ids, lesson.targets, lesson.outcomes.scores, strict=True)
     ]
 
 

