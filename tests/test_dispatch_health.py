@@ -26,6 +26,7 @@ from torouter.errors import (
     ConfigurationError,
     ExpertConnectionError,
     ExpertGenerationError,
+    ExpertNotFoundError,
     ExpertOverloadedError,
     ExpertRequestError,
     ExpertServerError,
@@ -200,6 +201,15 @@ async def test_without_budget_a_call_waits_for_the_cool_down_rather_than_fail() 
     assert (await call).value == "b answers"
 
 
+async def test_nobody_waits_for_a_cool_down_that_ends_after_the_deadline() -> None:
+    dispatch = dispatcher(pool("a", "b"), retry_reserve=0, access_cooldown=300, deadline=180)
+    script = Script(a=[ExpertNotFoundError("1"), ExpertNotFoundError("2")], b=[ExpertConnectionError("1")] * 2)
+    with pytest.raises(NoExpertLeftError):
+        await dispatch.call(ranking("a"), script.ask)
+    with pytest.raises(NoExpertLeftError, match=r"'a': not asked, it failed other calls \(ExpertNotFoundError\)"):
+        await dispatch.call(ranking("b", "a"), script.ask)
+
+
 async def test_a_call_that_waits_for_a_trial_shares_its_outcome() -> None:
     time = Time()
     dispatch = dispatcher(pool("a", "b"), time, retry_reserve=0)
@@ -280,7 +290,7 @@ async def test_a_stream_that_ended_a_cool_down_does_not_count_as_the_next_trial(
 
 async def test_a_second_round_waits_for_the_cool_down() -> None:
     time = Time()
-    dispatch = dispatcher(pool("a", "b"), time, rounds=2)
+    dispatch = dispatcher(pool("a", "b"), time, rounds=2, retry_reserve=0)
     script = Script(a=[ExpertOverloadedError("busy")], b=[ExpertOverloadedError("busy")])
     call = asyncio.ensure_future(dispatch.call(ranking("a", "b"), script.ask))
     await settle()

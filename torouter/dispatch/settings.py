@@ -36,8 +36,8 @@ class DispatchSettings:
     retry_reserve: float = 20.0
     """Retries that the budget holds at most, and at the start."""
     rounds: int = 1
-    """Times that a call may go through its ranking. From the second on it waits for cool-downs to end, and each round
-    costs a retry of the budget. More than one helps where all experts may be overloaded for a moment."""
+    """Times that a call may go through its ranking. From the second on it asks nobody before a cool-down ends, so this
+    costs time and no load. More than one helps where all experts may be down or overloaded for a moment."""
     max_concurrency: int | None = 128
     """Requests that a replica is sent at the same time where its expert says nothing; more wait here. TGI's own default
     is to refuse the 129th. None: no limit."""

@@ -94,15 +94,16 @@ class Walk:
         if free is not None and (not self.attempts or (self.rounds == 1 and budget.take())):
             return free
         for replica in bad:
-            if replica.disproved <= self.round_began or not self.attempts:
-                # There is news when its cool-down ends, or the probe that is under way.
-                until = replica.cooling_until if replica.cooling_until > now else self.deadline
+            # There is news when its cool-down ends, or the probe that is under way.
+            until = replica.cooling_until if replica.cooling_until > now else self.deadline
+            worth_it = replica.disproved <= self.round_began and until <= self.deadline
+            if worth_it or not self.attempts:
                 return Wait(replica.expert.name, until - now)
         again = self.repeatable
         if again is not None and not self.repeated and not again.full and budget.take():
             self.repeated = True
             return again
-        if self.rounds < self.settings.rounds and self.attempts and budget.take():
+        if self.rounds < self.settings.rounds and self.attempts:
             self.rounds += 1
             self.round_began = now
             self.asked.clear()
