@@ -202,7 +202,9 @@ async def test_without_budget_a_call_waits_for_the_cool_down_rather_than_fail() 
 
 
 async def test_nobody_waits_for_a_cool_down_that_ends_after_the_deadline() -> None:
-    dispatch = dispatcher(pool("a", "b"), retry_reserve=0, access_cooldown=300, deadline=180)
+    dispatch = dispatcher(
+        pool("a", "b"), retry_reserve=0, cooldown=200, max_cooldown=200, access_cooldown=300, deadline=180, rounds=10**6
+    )
     script = Script(a=[ExpertNotFoundError("1"), ExpertNotFoundError("2")], b=[ExpertConnectionError("1")] * 2)
     with pytest.raises(NoExpertLeftError):
         await dispatch.call(ranking("a"), script.ask)

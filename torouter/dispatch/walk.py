@@ -103,7 +103,9 @@ class Walk:
         if again is not None and not self.repeated and not again.full and budget.take():
             self.repeated = True
             return again
-        if self.rounds < self.settings.rounds and self.attempts:
+        open_names = [name for name in self.ranking if name not in self.too_small]
+        in_time = any(replica.cooling_until <= self.deadline for name in open_names for replica in self.replicas[name])
+        if self.rounds < self.settings.rounds and in_time:
             self.rounds += 1
             self.round_began = now
             self.asked.clear()
