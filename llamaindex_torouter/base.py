@@ -9,6 +9,7 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageR
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.llms.utils import parse_partial_json
 from llama_index.core.program.utils import get_program_for_llm
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
@@ -105,13 +106,7 @@ class ExpertLLM(FunctionCallingLLM):
 
     def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: Any) -> list[ChatMessage]:
         # Every predict and stream comes through here, with the question apart from the context for the last time.
-        messages = super()._get_messages(prompt, **prompt_args)
-        question = question_of(prompt, prompt_args)
-        if question is not None and messages:
-            messages[-1] = messages[-1].model_copy(
-                update={"additional_kwargs": {**messages[-1].additional_kwargs, ROUTING_TEXT: question}}
-            )
-        return messages
+        return _with_question(super()._get_messages(prompt, **prompt_args), prompt, prompt_args)
 
     # --- structured output ---
 
@@ -161,6 +156,10 @@ class ExpertLLM(FunctionCallingLLM):
         program = self._streaming_program(output_cls, prompt)
         return await program.astream_call(llm_kwargs=llm_kwargs, **prompt_args)
 
+    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
+        """An LLM whose answers are objects of `output_cls`."""
+        return _StructuredLLM(llm=self, output_cls=output_cls, **kwargs)
+
     def _streaming_program(self, output_cls: type[BaseModel], prompt: PromptTemplate) -> _Program:
         # LlamaIndex leaves the choice of the tool to the model when it streams; an object is what is asked for here.
         options = {"tool_choice": "required"} if self._by_tools else {}
@@ -175,7 +174,7 @@ class ExpertLLM(FunctionCallingLLM):
         prompt_args: dict[str, Any],
     ) -> dict[str, Any]:
         options = dict(llm_kwargs or {})
-        question = question_of(prompt, prompt_args)
+        question = _question_of(prompt, prompt_args)
         if question is not None:
             options.setdefault(ROUTING_TEXT, question)
         if not self._by_tools and "json_schema" in self._abilities():
@@ -190,15 +189,33 @@ class ExpertLLM(FunctionCallingLLM):
         return self.pydantic_program_mode == PydanticProgramMode.FUNCTION
 
 
+class _StructuredLLM(StructuredLLM):
+    """LlamaIndex's own, that does not lose the question of a template on its way to the LLM inside."""
+
+    def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: Any) -> list[ChatMessage]:
+        return _with_question(super()._get_messages(prompt, **prompt_args), prompt, prompt_args)
+
+
 class _Program(Protocol):
     def stream_call(self, *, llm_kwargs: dict[str, Any], **kwargs: Any) -> Generator[Any, None, None]: ...
     async def astream_call(self, *, llm_kwargs: dict[str, Any], **kwargs: Any) -> AsyncGenerator[Any, None]: ...
 
 
-def question_of(prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> str | None:
+def _question_of(prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> str | None:
     """What stands for `query_str`, the variable in which all of LlamaIndex's templates take the user's question."""
     question = {**prompt.kwargs, **prompt_args}.get("query_str")
     return question if isinstance(question, str) and question else None
+
+
+def _with_question(
+    messages: list[ChatMessage], prompt: BasePromptTemplate, prompt_args: dict[str, Any]
+) -> list[ChatMessage]:
+    """The messages, the last of which carries the question beside its text."""
+    question = _question_of(prompt, prompt_args)
+    if question is None or not messages:
+        return messages
+    beside = {**messages[-1].additional_kwargs, ROUTING_TEXT: question}
+    return [*messages[:-1], messages[-1].model_copy(update={"additional_kwargs": beside})]
 
 
 def messages_of(user_msg: str | ChatMessage | None, chat_history: Sequence[ChatMessage] | None) -> list[ChatMessage]:

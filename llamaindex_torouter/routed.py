@@ -24,7 +24,7 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
 )
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW, DEFAULT_NUM_OUTPUTS
+from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # a re-export
 from llama_index.core.llms.llm import LLM
 from llama_index.core.tools.types import BaseTool
@@ -32,7 +32,7 @@ from llama_index.core.tools.types import BaseTool
 from llamaindex_torouter.base import ROUTING_TEXT, ExpertLLM, chosen_tool, messages_of
 from llamaindex_torouter.events import RouteDecisionEvent, RouteServedEvent
 from llamaindex_torouter.messages import conversation_text, has_image, last_user_text
-from llamaindex_torouter.models import Call, ask_model, expert_of, stream_model
+from llamaindex_torouter.models import Call, ask_model, expert_of, num_output, stream_model
 from llamaindex_torouter.tgi_llm import TGILLM
 from torouter import background
 from torouter.dispatch import DispatchSettings, Target
@@ -122,14 +122,14 @@ class RoutedLLM(ExpertLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What holds whichever expert answers: the smallest window; tools where an expert knows them."""
+        """What holds whichever expert answers: the smallest window, the longest answer; tools if one knows them."""
         experts = self._routed.experts
         windows = [expert.context_window for expert in experts.values() if expert.context_window is not None]
         roles: set[MessageRole] = {model.metadata.system_role for model in self._models.values()}
         common = {"system_role": roles.pop()} if len(roles) == 1 and len(self._models) == len(experts) else {}
         return LLMMetadata(
             context_window=min(windows, default=DEFAULT_CONTEXT_WINDOW),
-            num_output=self.max_tokens or DEFAULT_NUM_OUTPUTS,
+            num_output=self.max_tokens or max(num_output(one, self._models.get(one.name)) for one in experts.values()),
             is_chat_model=True,
             is_function_calling_model="tools" in self._abilities(),
             model_name=f"torouter({', '.join(experts.names)})",

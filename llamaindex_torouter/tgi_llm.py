@@ -25,7 +25,7 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
 )
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, SecretStr
-from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW, DEFAULT_NUM_OUTPUTS
+from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
 from llamaindex_torouter.base import ROUTING_TEXT, ExpertLLM
@@ -35,6 +35,7 @@ from torouter.chat import ChatRequest
 from torouter.experts import Ability, Api, Expert
 from torouter.retry import retried, started
 from torouter.tgi import TGIClient, Timeouts
+from torouter.tgi.request import default_max_tokens
 
 # Keywords that are LlamaIndex's or ours and say nothing to an expert's server.
 _NOT_SENT = ("model", "timeout", "formatted", "exclude", ROUTING_TEXT)
@@ -117,7 +118,7 @@ class TGILLM(ExpertLLM):
     def metadata(self) -> LLMMetadata:
         return LLMMetadata(
             context_window=self.context_window or DEFAULT_CONTEXT_WINDOW,
-            num_output=self.max_tokens or DEFAULT_NUM_OUTPUTS,
+            num_output=self.max_tokens or default_max_tokens(self._expert),
             is_chat_model=True,
             is_function_calling_model="tools" in self.abilities,
             model_name=self._expert.served_model,

@@ -39,7 +39,8 @@ class World:
 @contextmanager
 def world() -> Iterator[World]:
     router = WordRouter.named({"code": 0.6, "math": 0.5})
-    with ScriptedTGI(model_id="test/code") as code, ScriptedTGI(model_id="test/math") as math:
+    limits = {"max_input_tokens": 16_383, "max_total_tokens": 16_384}
+    with ScriptedTGI(model_id="test/code", **limits) as code, ScriptedTGI(model_id="test/math", **limits) as math:
         llm = RoutedLLM(router=router, experts={"code": code.url, "math": math.url})
         yield World(code, math, router, llm)
 

@@ -62,7 +62,7 @@ def chat_body(expert: Expert, request: ChatRequest, *, stream: bool) -> dict[str
         body = _for_tgi(expert, body, _TGI_CHAT)
         stops = stops[:MAX_TGI_STOPS]
     tools = [*request.tools] if asks_for_tools(request) or not tgi else []
-    body.setdefault("max_tokens", _max_tokens(expert, tools=bool(tools)))
+    body.setdefault("max_tokens", default_max_tokens(expert, tools=bool(tools)))
     body.pop("stop", None)
     if stops:
         body["stop"] = [*stops]
@@ -103,7 +103,7 @@ def generate_body(expert: Expert, prompt: str, parameters: Mapping[str, Any]) ->
     if temperature == 0:  # 422 here, where the chat takes it as greedy
         del found["temperature"]
     defaults: dict[str, Any] = {
-        "max_new_tokens": _max_tokens(expert, tools=False),
+        "max_new_tokens": default_max_tokens(expert, tools=False),
         "do_sample": bool(temperature),
         "details": True,
         "return_full_text": False,
@@ -170,7 +170,8 @@ def _for_tgi(expert: Expert, parameters: dict[str, Any], known: frozenset[str]) 
     return kept
 
 
-def _max_tokens(expert: Expert, *, tools: bool) -> int:
+def default_max_tokens(expert: Expert, *, tools: bool = False) -> int:
+    """The most tokens of an answer where neither the request nor the expert says it."""
     half = (expert.context_window or 2 * MAX_TOKENS) // 2
     return max(min(MAX_TOKENS, half), MAX_TOOL_TOKENS if tools else 1)
 
