@@ -15,6 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="keep the trained router here")
     add("--epochs", type=int, help="of training")
     add("--questions", type=int, default=120, help="asked of your own experts, to have outcomes to learn from")
+    add("--allow-code", action="store_true", help="ask your own experts for Python too, and run it to score it")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
             out=arguments.out,
             epochs=arguments.epochs,
             questions=arguments.questions,
+            allow_code=arguments.allow_code,
         )
     )
     return 0

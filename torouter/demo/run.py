@@ -1,0 +1,209 @@
+"""The demo's steps: experts, training, what routing is worth here, a routed chain, a failure."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from torouter.demo.server import Forwarder, forwarders, smollm2_server
+from torouter.errors import ConfigurationError, MissingExtraError
+from torouter.experts import Expert, ExpertPool
+from torouter.pipeline.collect import collect
+from torouter.pipeline.label import label
+from torouter.pipeline.outcomes import OutcomeTable
+from torouter.pipeline.queries import Query, read_queries
+from torouter.pipeline.recipe import Recipe
+from torouter.routing.display import score_lines
+from torouter.routing.router import Router
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessageChunk
+
+    from langchain_torouter import RoutedChatModel
+
+SPLIT = "standard:0"
+UNSEEN = (
+    "What is the capital of Sweden?",
+    "Write a Python function called triple(n) that gives back three times n.",
+    "Tom has 14 coins and finds 5 more. How many coins does he have?",
+    "Which planet do we live on?",
+    "Compute 23 - 8.",
+)
+"""Asked at the end; none of them stands in the outcome table."""
+
+
+def data_folder() -> Path:
+    """`examples/data` of the checkout, whether it is the working directory or holds this package.
+
+    Raises:
+        ConfigurationError: There is none: a wheel does not carry the demo's outcomes.
+    """
+    for root in (Path.cwd(), Path(__file__).resolve().parents[2]):
+        folder = root / "examples" / "data"
+        if (folder / "outcomes.parquet").is_file():
+            return folder
+    raise ConfigurationError("examples/data/outcomes.parquet is not here: run the demo inside a checkout of torouter")
+
+
+async def demo(
+    *,
+    experts: Path | None = None,
+    out: Path | None = None,
+    epochs: int | None = None,
+    questions: int = 120,
+    allow_code: bool = False,
+) -> None:
+    """Run the demo and print what happens.
+
+    Args:
+        experts: An experts.yaml of endpoints that are up; None starts the demo's own experts on this machine.
+        out: Where the trained router is kept; None forgets it at the end.
+        epochs: Of training, None for the recipe's own.
+        questions: How many of the demo's queries other experts than its own are asked, to have outcomes to learn from.
+        allow_code: Whether Python that those experts write may be run to score it; else they are asked for none.
+
+    Raises:
+        MissingExtraError: LangChain, the server or the weights are not installed.
+    """
+    try:
+        import langchain_core  # noqa: F401 - better now than after a minute of training
+    except ImportError:
+        raise MissingExtraError("the demo routes a LangChain chain: pip install 'torouter[demo]'") from None
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="torouter-demo-") as scratch:
+        async with _experts(experts) as (pool, own):
+            _title("1. Experts")
+            for expert in pool.values():
+                print(f"  {expert.name:<10} {expert.url}  {_prices(expert)}")
+            table = OutcomeTable.read(data_folder() / "outcomes.parquet")
+            if set(table.experts) != set(pool.names):
+                table = await _outcomes_of(pool, questions, Path(scratch) / "outcomes.parquet", allow_code=allow_code)
+            router = _trained(table, pool, out or Path(scratch) / "router", epochs)
+            await _routed(router, pool)
+            await _failure(router, pool, own)
+    print(f"\nDone in {time.monotonic() - began:.0f} s.")
+
+
+@asynccontextmanager
+async def _experts(path: Path | None) -> AsyncIterator[tuple[ExpertPool, Mapping[str, Forwarder]]]:
+    """The experts, and the addresses of our own that can be shut (none of a user's)."""
+    if path is not None:
+        yield ExpertPool.from_yaml(path), {}
+        return
+    described = ExpertPool.from_yaml(data_folder() / "experts.yaml")
+    with smollm2_server() as url:
+        async with forwarders(url, list(described)) as own:
+            pool = ExpertPool([replace(described[name], url=its_url, urls=()) for name, (its_url, _) in own.items()])
+            yield pool, {name: forwarder for name, (_, forwarder) in own.items()}
+
+
+async def _outcomes_of(pool: ExpertPool, questions: int, out: Path, *, allow_code: bool) -> OutcomeTable:
+    """Outcomes of experts that are not the demo's own, on some of the demo's queries."""
+    by_dataset: dict[str, list[Query]] = {}
+    for query in read_queries(data_folder() / "queries.jsonl"):
+        if allow_code or query.scorer != "code":
+            by_dataset.setdefault(query.dataset, []).append(query)
+    # Evenly spread over each data set, whose neighbours are alike.
+    each = max(1, questions // len(by_dataset))
+    asked = [query for part in by_dataset.values() for query in part[:: max(1, len(part) // each)][:each]]
+    print(f"  The router has to learn about these experts first: each is asked {len(asked)} queries.", flush=True)
+    return label(await collect(pool, asked, out), "table", allow_code=allow_code)
+
+
+def _trained(table: OutcomeTable, pool: ExpertPool, out: Path, epochs: int | None) -> Router:
+    """Train a BERT-Router on the train part of the table, and say what it is worth on the other part."""
+    from torouter.pipeline.training import train
+
+    _title("2. Training a BERT-Router")
+    learnt, held = table.split(SPLIT)
+    print(f"  on {len(learnt)} of {len(table)} queries, {len(table.experts)} experts", flush=True)
+    began = time.monotonic()
+    router = train(learnt, out=out, recipe=Recipe(router="bert", epochs=epochs), experts=pool)
+    print(f"  took {time.monotonic() - began:.0f} s, served in {router.config.precision}")
+
+    _title(f"3. What routing is worth on the {len(held)} queries kept back")
+    outcomes = held.matrix()
+    choice = router.scores(outcomes.queries)[:, [router.experts.index(name) for name in outcomes.experts]].argmax(
+        axis=1
+    )
+    # The best single expert is picked where the router learnt, not where both are judged.
+    single = int(learnt.matrix().scores.mean(axis=0).argmax())
+    routed = float(outcomes.scores[np.arange(len(held)), choice].mean())
+    alone = float(outcomes.scores[:, single].mean())
+    oracle = float(outcomes.scores.max(axis=1).mean())
+    for name, quality in (
+        *zip(outcomes.experts, outcomes.scores.mean(axis=0), strict=True),
+        ("routed", routed),
+        ("oracle", oracle),
+    ):
+        print(f"  {name:<10} {quality:.3f}" + ("  best single expert" if name == outcomes.experts[single] else ""))
+    gain = 100 * (routed - alone)
+    print(f"  Routing {'gains' if gain > 0 else 'does not gain:'} {gain:+.1f} points over {outcomes.experts[single]}.")
+    return router
+
+
+def _chat_model(router: Router, pool: ExpertPool) -> RoutedChatModel:
+    from langchain_torouter import RoutedChatModel
+
+    return RoutedChatModel(router=router, experts=pool)
+
+
+async def _routed(router: Router, pool: ExpertPool) -> None:
+    _title("4. Unseen questions through a LangChain chain, streamed")
+    model = _chat_model(router, pool)
+    for question in UNSEEN:
+        await _ask(model, question)
+
+
+async def _failure(router: Router, pool: ExpertPool, own: Mapping[str, Forwarder]) -> None:
+    """Shut the expert that would answer, and ask."""
+    if not own:
+        return
+    _title("5. An expert goes down")
+    model = _chat_model(router, pool)
+    question = UNSEEN[-1]
+    down = model.route(question).expert
+    await own[down].stop()
+    print(f"  {down} is shut; the next of this question's own ranking answers:")
+    await _ask(model, question)
+
+
+async def _ask(model: RoutedChatModel, question: str) -> AIMessageChunk:
+    from langchain_core.prompts import ChatPromptTemplate
+
+    chain = ChatPromptTemplate.from_messages([("user", "{question}")]) | model
+    print(f"\n  {question}")
+    for line in score_lines(model.route(question).scores, model.route(question).expert):
+        print(f"    {line}")
+    began = time.perf_counter()
+    print("    ", end="")
+    answer: AIMessageChunk | None = None
+    async for chunk in chain.astream({"question": question}):
+        print(chunk.text.replace("\n", "\n    "), end="", flush=True)
+        answer = chunk if answer is None else answer + chunk
+    assert answer is not None, "a stream without any chunk is an error before it gets here"
+    routing, usage = answer.response_metadata["routing"], answer.usage_metadata
+    tokens = usage["output_tokens"] if usage else 0
+    print(f"\n    [{routing['expert']}: {tokens} tokens in {1000 * (time.perf_counter() - began):.0f} ms]")
+    for attempt in routing["failed_attempts"]:
+        print(f"    [before that {attempt['expert']} failed: {attempt['error']}]")
+    return answer
+
+
+def _prices(expert: Expert) -> str:
+    if expert.input_price is None or expert.output_price is None:
+        return ""
+    return f"USD {expert.input_price:g} in, {expert.output_price:g} out per million tokens"
+
+
+def _title(text: str) -> None:
+    print(f"\n{text}\n{'-' * len(text)}", flush=True)
