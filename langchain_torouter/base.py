@@ -42,6 +42,8 @@ _NOT_SENT = (
     "parallel_tool_calls",
     "exclude",
     "routing_text",
+    "policy",
+    "session",
 )
 
 

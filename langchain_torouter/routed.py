@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -12,6 +13,7 @@ from langchain_core.language_models.chat_model_stream import AsyncChatModelStrea
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableConfig, ensure_config
@@ -24,9 +26,8 @@ from langchain_torouter.errors import langchain_errors
 from langchain_torouter.messages import PROVIDER, conversation_text, from_chunk, from_reply, last_human_text
 from langchain_torouter.models import ask_model, expert_of, stream_model
 from torouter.dispatch import DispatchSettings, Target
-from torouter.retry import retried
 from torouter.routed import RoutedExperts, RouteQuery, pool_and_models
-from torouter.routing.decision import Attempt, RouteDecision, routing_block
+from torouter.routing.decision import RouteDecision, routing_block
 from torouter.routing.needs import Needs
 from torouter.routing.policy import RoutingPolicy
 from torouter.routing.text import given_routing_text
@@ -43,12 +44,13 @@ class ChosenExpert(str):
     """
 
     decision: RouteDecision
+    session: str | None
 
     @classmethod
-    def of(cls, decision: RouteDecision) -> Self:
+    def of(cls, decision: RouteDecision, session: str | None) -> Self:
         """The first of the decision's ranking."""
         chosen = cls(decision.expert)
-        chosen.decision = decision
+        chosen.decision, chosen.session = decision, session
         return chosen
 
 
@@ -70,6 +72,8 @@ class RoutedChatModel(ExpertChatModel):
         model (configurable: expert): the one expert that may answer.
         exclude: experts that may not.
         routing_text: the text to route by, in place of the messages'.
+        policy: a policy for this call alone.
+        session: key of a conversation that shall stay with its expert unless another one is much better.
 
     Instantiate and invoke:
         ```python
@@ -96,12 +100,13 @@ class RoutedChatModel(ExpertChatModel):
     """From scores to a ranking."""
     routing_text: RoutingText = "last_human"
     """What the router reads."""
-    settings: DispatchSettings = DispatchSettings()
+    settings: DispatchSettings = DispatchSettings(rounds=3)
     """Deadline, cool-downs and limits of failover."""
     timeouts: Timeouts = Timeouts()
     """Limits of one request to one expert."""
-    max_retries: int = Field(default=0, ge=0)
-    """Further walks over the ranking once every expert has failed for a passing reason."""
+    max_retries: int | None = Field(default=None, ge=0)
+    """Further walks over the ranking once every expert has failed for a passing reason, each after a cool-down; the
+    same as `settings.rounds` less one, over which it wins."""
 
     _routed: RoutedExperts = PrivateAttr()
     _models: dict[str, BaseChatModel] = PrivateAttr(default_factory=dict)
@@ -110,9 +115,10 @@ class RoutedChatModel(ExpertChatModel):
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
         pool, self._models = pool_and_models(self.experts, BaseChatModel, expert_of)  # type: ignore[type-abstract]
-        self._routed = RoutedExperts(
-            self.router, pool, policy=self.policy, settings=self.settings, timeouts=self.timeouts
-        )
+        settings = self.settings
+        if self.max_retries is not None:
+            settings = replace(settings, rounds=self.max_retries + 1)
+        self._routed = RoutedExperts(self.router, pool, policy=self.policy, settings=settings, timeouts=self.timeouts)
 
     @property
     def _llm_type(self) -> str:
@@ -246,18 +252,18 @@ class RoutedChatModel(ExpertChatModel):
     def _chosen(self, prompt: PromptValue, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         if isinstance(kwargs.get("model"), ChosenExpert):
             return kwargs
+        query = self._query(prompt.to_messages(), config, kwargs)
         with langchain_errors():
-            decision = self._routed.decide(self._query(prompt.to_messages(), config, kwargs))
-        return {**kwargs, "model": ChosenExpert.of(decision)}
+            return {**kwargs, "model": ChosenExpert.of(self._routed.decide(query), query.session)}
 
     async def _achosen(
         self, prompt: PromptValue, config: RunnableConfig | None, kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         if isinstance(kwargs.get("model"), ChosenExpert):
             return kwargs
+        query = self._query(prompt.to_messages(), config, kwargs)
         with langchain_errors():
-            decision = await self._routed.adecide(self._query(prompt.to_messages(), config, kwargs))
-        return {**kwargs, "model": ChosenExpert.of(decision)}
+            return {**kwargs, "model": ChosenExpert.of(await self._routed.adecide(query), query.session)}
 
     def _query(
         self, messages: Sequence[BaseMessage], config: RunnableConfig | None, kwargs: Mapping[str, Any]
@@ -270,11 +276,13 @@ class RoutedChatModel(ExpertChatModel):
                 tools=bool(kwargs.get("tools")),
                 json_schema=response_format.get("type") == "json_schema",
                 images=any(_has_image(message) for message in messages),
+                input_tokens=self._routed.input_tokens(message.text for message in messages),
                 output_tokens=kwargs.get("max_tokens") or self.max_tokens,
             ),
             pinned=kwargs.get("model") or configurable.get("expert"),
             exclude=kwargs.get("exclude") or configurable.get("exclude") or (),
-            policy=configurable.get("policy"),
+            policy=kwargs.get("policy") or configurable.get("policy"),
+            session=kwargs.get("session") or configurable.get("session"),
         )
 
     def _text(self, messages: Sequence[BaseMessage], configurable: Mapping[str, Any], kwargs: Mapping[str, Any]) -> str:
@@ -300,38 +308,41 @@ class RoutedChatModel(ExpertChatModel):
     # --- answering ---
 
     async def _answer(self, call: Call) -> ChatResult:
-        decision = await self._decision(call)
-        seconds = call.seconds(self.timeout)
-        served = await retried(
-            lambda: self._routed.dispatcher.call(decision, partial(self._ask, call), deadline=seconds),
-            max_retries=self.max_retries,
-            seconds=seconds,
+        chosen = await self._choice(call)
+        served = await self._routed.dispatcher.call(
+            chosen.decision, partial(self._ask, call), deadline=call.seconds(self.timeout)
         )
-        for generation in served.value.generations:
-            generation.message.response_metadata.update(self._signature(decision, served.expert, served.attempts))
+        message = served.value.generations[0].message
+        message.response_metadata["routing"] = routing_block(chosen.decision, served.expert, served.attempts)
+        self._answered(served.expert, getattr(message, "usage_metadata", None), chosen.session)
         return served.value
 
     async def _answer_stream(self, call: Call) -> AsyncGenerator[ChatGenerationChunk, None]:
-        decision = await self._decision(call)
-        seconds = call.seconds(self.timeout)
-        stream = await retried(
-            lambda: self._routed.dispatcher.open_stream(decision, partial(self._ask_stream, call), deadline=seconds),
-            max_retries=self.max_retries,
-            seconds=seconds,
+        chosen = await self._choice(call)
+        stream = await self._routed.dispatcher.open_stream(
+            chosen.decision, partial(self._ask_stream, call), deadline=call.seconds(self.timeout)
         )
-        signature: dict[str, Any] | None = self._signature(decision, stream.expert, stream.attempts)
+        usage: UsageMetadata | None = None
+        routing: dict[str, Any] | None = routing_block(chosen.decision, stream.expert, stream.attempts)
         async with aclosing(stream):
             async for chunk in stream:
-                if signature is not None:
-                    chunk.message.response_metadata.update(signature)
-                    signature = None
+                if routing is not None:
+                    chunk.message.response_metadata["routing"] = routing
+                    routing = None
+                usage = getattr(chunk.message, "usage_metadata", None) or usage
                 yield chunk
+        self._answered(stream.expert, usage, chosen.session)
 
-    async def _decision(self, call: Call) -> RouteDecision:
+    async def _choice(self, call: Call) -> ChosenExpert:
+        """What was decided before the run, or now for `generate`, which comes here without."""
         model = call.keywords.get("model")
         if isinstance(model, ChosenExpert):
-            return model.decision
-        return await self._routed.adecide(self._query(call.messages, None, call.keywords))
+            return model
+        query = self._query(call.messages, None, call.keywords)
+        return ChosenExpert.of(await self._routed.adecide(query), query.session)
+
+    def _answered(self, expert: str, usage: UsageMetadata | None, session: str | None) -> None:
+        self._routed.answered(expert, output_tokens=usage["output_tokens"] if usage else None, session=session)
 
     async def _ask(self, call: Call, target: Target) -> ChatResult:
         expert = target.expert
@@ -358,9 +369,6 @@ class RoutedChatModel(ExpertChatModel):
                     yield from_chunk(chunk, metadata)
                 else:
                     yield from_chunk(chunk, {})
-
-    def _signature(self, decision: RouteDecision, expert: str, attempts: Sequence[Attempt]) -> dict[str, Any]:
-        return {"routing": routing_block(decision, expert, attempts)}
 
 
 def _has_image(message: BaseMessage) -> bool:

@@ -30,6 +30,7 @@ from langchain_torouter import RoutedChatModel
 from tests.scripted_tgi import Fault, ScriptedTGI, Text, ToolUse
 from tests.word_router import WordRouter
 from torouter.errors import ConfigurationError, NoExpertLeftError
+from torouter.routing.policy import RoutingPolicy
 
 
 @dataclass
@@ -192,7 +193,7 @@ def test_a_call_can_pin_its_expert(world: World, how: str) -> None:
 def test_a_pinned_expert_that_fails_is_not_replaced(world: World) -> None:
     world.math.always(Fault.overloaded())
     with pytest.raises(ModelRateLimitError):
-        world.model.invoke("hello", model="math")
+        world.again(max_retries=0).invoke("hello", model="math")
     assert not world.code.requests
 
 
@@ -263,7 +264,7 @@ def test_when_nobody_is_left_one_error_lists_every_attempt(world: World) -> None
     world.math.always(Fault.overloaded())
     world.code.always(Fault.status(503))
     with pytest.raises(NoExpertLeftError) as caught:
-        world.model.invoke("ask math")
+        world.again(max_retries=0).invoke("ask math")
     assert isinstance(caught.value, ModelAPIError)
     assert {attempt.expert for attempt in caught.value.attempts} == {"code", "math"}
     assert "math" in str(caught.value)
@@ -461,3 +462,60 @@ def test_the_profile_is_what_all_experts_hold(world: World) -> None:
     assert model.profile["max_input_tokens"] == 2048
     assert model.profile["tool_calling"] is True
     assert model.profile["structured_output"] is False
+
+
+# --- sessions, windows, live estimates ---
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_session_stays_with_its_expert_unless_another_is_much_better(world: World, streamed: bool) -> None:
+    model = world.again(policy=RoutingPolicy(switch_margin=0.2))
+
+    def asked(text: str, session: str) -> str:
+        config: Any = {"configurable": {"session": session}}
+        answer = merged(list(model.stream(text, config))) if streamed else model.invoke(text, config)
+        return str(answer.response_metadata["routing"]["expert"])
+
+    assert asked("ask math", "mine") == "math"
+    # "hello" scores 0.6 for code and 0.5 for math: not enough to leave.
+    assert asked("hello", "mine") == "math"
+    assert asked("hello", "yours") == "code"
+    assert asked("ask code", "mine") == "code"
+
+
+def test_an_input_too_long_for_an_expert_goes_to_one_with_a_larger_window(world: World) -> None:
+    model = world.again(
+        experts={
+            "code": {"url": world.code.url, "context_window": 200},
+            "math": {"url": world.math.url, "context_window": 100_000},
+        }
+    )
+    assert model.route("hello").expert == "code"
+    assert model.route("hello " * 1000).ranking == ("math",)
+
+
+def test_a_policy_of_one_call_wins_over_the_models(world: World) -> None:
+    policy = RoutingPolicy(exclude=frozenset(["code"]))
+    assert world.model.route("ask code").expert == "code"
+    assert world.model.route("ask code", policy=policy).expert == "math"
+    assert world.model.route("ask code", {"configurable": {"policy": policy}}).expert == "math"
+
+
+def test_prices_trade_against_scores_and_follow_the_answers_lengths(world: World) -> None:
+    experts = {
+        "code": {"url": world.code.url, "output_price": 10.0},
+        "math": {"url": world.math.url, "output_price": 1.0},
+    }
+    model = world.again(experts=experts, policy=RoutingPolicy(price_weight=0.2))
+    before = model.route("hello").prices
+    assert model.route("hello").expert == "math"
+    model.invoke("hello")
+    after = model.route("hello").prices
+    assert before is not None
+    assert after is not None
+    assert after["math"] < before["math"]
+
+
+def test_a_policy_that_names_no_expert_is_told_at_construction(world: World) -> None:
+    with pytest.raises(ConfigurationError, match="'poet'"):
+        world.again(policy=RoutingPolicy(exclude=frozenset(["poet"])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -14,9 +14,10 @@ from torouter.errors import ConfigurationError
 from torouter.experts import Expert, ExpertPool
 from torouter.routing.cache import Row, ScoreCache
 from torouter.routing.decision import RouteDecision
-from torouter.routing.needs import Needs, expected_price
+from torouter.routing.needs import Estimate, Needs, estimate_tokens, expected_price
 from torouter.routing.policy import RoutingPolicy
 from torouter.routing.router import AutoRouter, Router
+from torouter.routing.sessions import Sessions
 from torouter.tgi import TGIClient, Timeouts
 
 M = TypeVar("M")
@@ -35,6 +36,7 @@ class RouteQuery:
         pinned: The one expert that may answer; None lets the router choose.
         exclude: Experts that may not answer.
         policy: A policy for this call alone, None for the application's.
+        session: Key of a conversation that shall stay with its expert unless another one is much better.
     """
 
     text: str
@@ -42,6 +44,7 @@ class RouteQuery:
     pinned: str | None = None
     exclude: Collection[str] = ()
     policy: RoutingPolicy | None = None
+    session: str | None = None
 
 
 class RoutedExperts:
@@ -72,7 +75,12 @@ class RoutedExperts:
         self.experts = experts
         _check_same_experts(self.router, experts)
         self.policy = policy or RoutingPolicy()
-        self.dispatcher = Dispatcher(experts, settings or DispatchSettings())
+        self.policy.check(experts)
+        usual = {fact.name: Estimate(fact.output_tokens, fact.seconds) for fact in self.router.config.experts}
+        self.dispatcher = Dispatcher(experts, settings or DispatchSettings(), estimates=usual)
+        self._sessions = Sessions()
+        windows = [expert.context_window for expert in experts.values() if expert.context_window is not None]
+        self._smallest_window = min(windows, default=None)
         self._timeouts = timeouts or Timeouts()
         self._scores = ScoreCache(self.router)
         self._clients: dict[tuple[str, str], TGIClient] = {}
@@ -103,6 +111,23 @@ class RoutedExperts:
             row = (await asyncio.to_thread(self._scores.scores, [query.text]))[0]
         return self._decided(query, row, started)
 
+    def input_tokens(self, texts: Iterable[str]) -> int | None:
+        """About how many tokens a request's texts have; None where they fit any expert, which costs no counting."""
+        if self._smallest_window is None:
+            return None
+        text = "\n".join(texts)
+        # No token is shorter than a byte, and a character has four bytes at most.
+        if 4 * len(text) <= self._smallest_window:
+            return None
+        return estimate_tokens(text)
+
+    def answered(self, expert: str, *, output_tokens: int | None, session: str | None = None) -> None:
+        """Take note of an answer: its length moves the expert's estimate, its session stays with the expert."""
+        if output_tokens is not None:
+            self.dispatcher.observe(expert, output_tokens=output_tokens)
+        if session is not None:
+            self._sessions.served(session, expert)
+
     def client(self, target: Target) -> TGIClient:
         """The client of one replica.
 
@@ -123,6 +148,7 @@ class RoutedExperts:
             needs=query.needs,
             pinned=query.pinned,
             exclude=query.exclude,
+            previous=None if query.session is None else self._sessions.last(query.session),
             estimates=estimates,
         )
         prices = {
