@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -177,26 +177,27 @@ async def _failure(router: Router, pool: ExpertPool, own: Mapping[str, Forwarder
     await _ask(model, question)
 
 
-async def _ask(model: RoutedChatModel, question: str) -> AIMessageChunk:
+async def _ask(model: RoutedChatModel, question: str) -> None:
+    from langchain_core.messages.ai import add_ai_message_chunks
     from langchain_core.prompts import ChatPromptTemplate
 
     chain = ChatPromptTemplate.from_messages([("user", "{question}")]) | model
     print(f"\n  {question}")
-    for line in score_lines(model.route(question).scores, model.route(question).expert):
+    decision = model.route(question)
+    for line in score_lines(decision.scores, decision.expert):
         print(f"    {line}")
     began = time.perf_counter()
     print("    ", end="")
-    answer: AIMessageChunk | None = None
+    chunks = []
     async for chunk in chain.astream({"question": question}):
         print(chunk.text.replace("\n", "\n    "), end="", flush=True)
-        answer = chunk if answer is None else answer + chunk
-    assert answer is not None, "a stream without any chunk is an error before it gets here"
+        chunks.append(cast("AIMessageChunk", chunk))  # which the chain's type does not say
+    answer = add_ai_message_chunks(*chunks)
     routing, usage = answer.response_metadata["routing"], answer.usage_metadata
     tokens = usage["output_tokens"] if usage else 0
     print(f"\n    [{routing['expert']}: {tokens} tokens in {1000 * (time.perf_counter() - began):.0f} ms]")
     for attempt in routing["failed_attempts"]:
         print(f"    [before that {attempt['expert']} failed: {attempt['error']}]")
-    return answer
 
 
 def _prices(expert: Expert) -> str:
