@@ -26,7 +26,6 @@ from llamaindex_torouter.base import ExpertLLM
 from torouter import errors
 from torouter.experts import Ability, Expert
 from torouter.tgi.faults import error_from_response
-from torouter.tgi.request import default_max_tokens
 
 _DONE = object()
 
@@ -61,13 +60,6 @@ def expert_of(name: str, model: LLM) -> Expert:
     elif facts.is_function_calling_model:
         abilities.add("tools")
     return Expert(name=name, abilities=frozenset(abilities), context_window=facts.context_window)
-
-
-def num_output(expert: Expert, model: LLM | None = None) -> int:
-    """The most tokens of an expert's answer to a call that does not say it: what LlamaIndex keeps free for it."""
-    if model is not None:
-        return model.metadata.num_output
-    return int(expert.parameters.get("max_tokens") or default_max_tokens(expert))
 
 
 async def ask_model(model: LLM, call: Call, name: str) -> ChatResponse:

@@ -32,8 +32,8 @@ from llama_index.core.tools.types import BaseTool
 from llamaindex_torouter.base import ROUTING_TEXT, ExpertLLM, chosen_tool, messages_of
 from llamaindex_torouter.events import RouteDecisionEvent, RouteServedEvent
 from llamaindex_torouter.messages import conversation_text, has_image, last_user_text
-from llamaindex_torouter.models import Call, ask_model, expert_of, num_output, stream_model
-from llamaindex_torouter.tgi_llm import TGILLM
+from llamaindex_torouter.models import Call, ask_model, expert_of, stream_model
+from llamaindex_torouter.tgi_llm import TGILLM, longest_answer
 from torouter import background
 from torouter.dispatch import DispatchSettings, Target
 from torouter.experts import Ability
@@ -125,11 +125,16 @@ class RoutedLLM(ExpertLLM):
         """What holds whichever expert answers: the smallest window, the longest answer; tools if one knows them."""
         experts = self._routed.experts
         windows = [expert.context_window for expert in experts.values() if expert.context_window is not None]
-        roles: set[MessageRole] = {model.metadata.system_role for model in self._models.values()}
-        common = {"system_role": roles.pop()} if len(roles) == 1 and len(self._models) == len(experts) else {}
+        outside = self._models
+        longest = max(
+            outside[name].metadata.num_output if name in outside else longest_answer(expert)
+            for name, expert in experts.items()
+        )
+        roles: set[MessageRole] = {model.metadata.system_role for model in outside.values()}
+        common = {"system_role": roles.pop()} if len(roles) == 1 and len(outside) == len(experts) else {}
         return LLMMetadata(
             context_window=min(windows, default=DEFAULT_CONTEXT_WINDOW),
-            num_output=self.max_tokens or max(num_output(one, self._models.get(one.name)) for one in experts.values()),
+            num_output=self.max_tokens or longest,
             is_chat_model=True,
             is_function_calling_model="tools" in self._abilities(),
             model_name=f"torouter({', '.join(experts.names)})",
@@ -298,8 +303,9 @@ class RoutedLLM(ExpertLLM):
         if model is None:
             key = (target.expert.name, target.url)
             model = self._endpoints.get(key)
-            if model is None:
-                model = self._endpoints[key] = TGILLM.of_client(self._routed.client(target))
+            if model is None:  # it retries nothing: another expert is asked at once
+                model = TGILLM.of_expert(target.expert, url=target.url, timeouts=self.timeouts, max_retries=0)
+                self._endpoints[key] = model
             call = call.within(target.seconds)
         if self.callback_manager.handlers:
             model.callback_manager = self.callback_manager  # what LlamaIndex's engines do with their LLM

@@ -78,7 +78,7 @@ class TGILLM(ExpertLLM):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
-        expert = Expert(
+        self._expert = Expert(
             name="TGILLM",
             url=self.base_url,
             api=self.api,
@@ -89,26 +89,30 @@ class TGILLM(ExpertLLM):
             abilities=frozenset(self.abilities),
             context_window=self.context_window,
         )
-        self._use(expert, TGIClient(expert, timeouts=self.timeouts))
+        self._client = TGIClient(self._expert, timeouts=self.timeouts)
 
     @classmethod
-    def of_client(cls, client: TGIClient) -> Self:
-        """An LLM that asks by this client, without retries of its own: how RoutedLLM asks an expert behind a url."""
-        expert = client.expert
+    def of_expert(cls, expert: Expert, *, url: str | None = None, **fields: Any) -> Self:
+        """An LLM that asks this expert, with all that its description says: token, prefix and parameters.
+
+        Args:
+            expert: The expert.
+            url: Which of its urls to ask, by default the first.
+            fields: Further fields of the LLM, such as `temperature`, `max_retries` and `timeouts`.
+
+        Raises:
+            ConfigurationError: The expert has no such url.
+        """
         llm = cls(
-            base_url=client.url,
+            base_url=url or expert.url,
             model=expert.model if expert.api == "openai" else expert.adapter,
             api=expert.api,
             abilities=tuple(sorted(expert.abilities)),
             context_window=expert.context_window,
-            timeouts=client.timeouts,
-            max_retries=0,
+            **fields,
         )
-        llm._use(expert, client)
+        llm._expert, llm._client = expert, TGIClient(expert, url=url, timeouts=llm.timeouts)
         return llm
-
-    def _use(self, expert: Expert, client: TGIClient) -> None:
-        self._expert, self._client = expert, client
 
     @classmethod
     def class_name(cls) -> str:
@@ -118,7 +122,7 @@ class TGILLM(ExpertLLM):
     def metadata(self) -> LLMMetadata:
         return LLMMetadata(
             context_window=self.context_window or DEFAULT_CONTEXT_WINDOW,
-            num_output=self.max_tokens or default_max_tokens(self._expert),
+            num_output=self.max_tokens or longest_answer(self._expert),
             is_chat_model=True,
             is_function_calling_model="tools" in self.abilities,
             model_name=self._expert.served_model,
@@ -197,6 +201,11 @@ class TGILLM(ExpertLLM):
             return self._client
         field = "model" if self.api == "openai" else "adapter"
         return TGIClient(replace(self._expert, **{field: model}), timeouts=self.timeouts)
+
+
+def longest_answer(expert: Expert) -> int:
+    """The most tokens of an answer to a call that does not say it: what LlamaIndex keeps free for it."""
+    return int(expert.parameters.get("max_tokens") or default_max_tokens(expert))
 
 
 def _request(messages: Sequence[ChatMessage], options: dict[str, Any]) -> ChatRequest:

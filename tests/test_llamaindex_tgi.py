@@ -20,6 +20,7 @@ from torouter.errors import (
     ExpertTimeoutError,
     TruncatedReplyError,
 )
+from torouter.experts import Expert
 
 
 def llm(server: ScriptedTGI, **fields: Any) -> TGILLM:
@@ -133,3 +134,14 @@ def test_a_wrong_argument_is_refused_by_name() -> None:
 def test_an_empty_answer_is_an_empty_text(tgi: ScriptedTGI) -> None:
     tgi.script(Text(""))
     assert llm(tgi).complete("hello").text == ""
+
+
+def test_an_llm_of_an_expert_has_all_of_its_description(tgi: ScriptedTGI) -> None:
+    prefix = ({"role": "system", "content": "Be short."},)
+    expert = Expert(name="short", url=tgi.url, prefix=prefix, parameters={"max_tokens": 9}, api_key="sk-canary")
+    model = TGILLM.of_expert(expert, temperature=0)
+    assert model.complete("hello").text
+    body = tgi.requests[-1].body
+    assert body["messages"][0] == prefix[0]
+    assert (body["max_tokens"], body["temperature"]) == (9, 0)
+    assert "canary" not in repr(model) + str(model.to_payload())
