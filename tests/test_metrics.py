@@ -70,15 +70,24 @@ def test_routing_shares_are_counted_by_group() -> None:
 def test_calibration_error_weighs_bins_by_their_cells() -> None:
     predicted, outcomes = np.array([[0.1, 0.2], [0.9, 1.0]]), np.array([[0, 0], [1, 0]])
     table = metrics.reliability(predicted, outcomes, bins=2)
-    assert table.counts.tolist() == [2, 2]
-    assert table.predicted.tolist() == pytest.approx([0.15, 0.95])
-    assert table.observed.tolist() == [0, 0.5]
+    counts, mean_predicted, mean_observed = table.filled()
+    assert counts.tolist() == [2, 2]
+    assert mean_predicted.tolist() == pytest.approx([0.15, 0.95])
+    assert mean_observed.tolist() == [0, 0.5]
     assert table.ece == pytest.approx(0.5 * 0.15 + 0.5 * 0.45)
 
 
-def test_empty_bins_are_left_out() -> None:
+def test_empty_bins_do_not_count() -> None:
     table = metrics.reliability(np.array([0.05, 0.95]), np.array([0.0, 1.0]), bins=10)
-    assert table.counts.tolist() == [1, 1]
+    assert table.filled()[0].tolist() == [1, 1]
+    assert table.ece == pytest.approx(0.05)
+
+
+def test_reliability_of_two_splits_adds_up() -> None:
+    first, second = (np.array([0.1, 0.6]), np.array([0.0, 1.0])), (np.array([0.2]), np.array([1.0]))
+    both = [np.concatenate(arrays) for arrays in zip(first, second, strict=True)]
+    joined = metrics.reliability(*first, bins=2) + metrics.reliability(*second, bins=2)
+    assert joined.ece == pytest.approx(metrics.reliability(*both, bins=2).ece)
 
 
 def test_brier_is_the_mean_squared_difference() -> None:

@@ -17,9 +17,7 @@ from torouter.evaluation.metrics import Floats
 from torouter.evaluation.part import Part
 from torouter.evaluation.replay import Replay, Scored, replay
 from torouter.pipeline.outcomes import OutcomeTable
-from torouter.pipeline.training import validation_parts
 from torouter.routing.config import RouterConfig
-from torouter.routing.matrix import OutcomeMatrix
 from torouter.routing.router import Router
 
 BATCH = 256
@@ -189,10 +187,9 @@ def _held_rows(name: str, config: RouterConfig, split: _Split) -> tuple[NDArray[
     if not count or seed is None:
         note = "keeps no record of its validation part: the weight of cost is picked on queries it learnt from."
         return everything, f"Router {name} {note}"
-    # The same cut as training made, with ids in the place of texts, which may stand twice.
-    by_id = OutcomeMatrix(tuple(split.train.ids), split.train.experts, split.train.scores)
-    _, held = validation_parts(by_id, share=count / len(split.train), seed=seed)
-    return np.isin(split.train.ids, held.queries), None
+    held = np.zeros(len(split.train), dtype=bool)
+    held[np.random.default_rng(seed).permutation(len(held))[:count]] = True  # the cut of `pipeline.lessons`
+    return held, None
 
 
 def _scored(name: str, router: Router, split: _Split, held: NDArray[np.bool_], bar: tqdm[Any]) -> Scored:

@@ -90,37 +90,49 @@ def routing_shares(choices: Choices, groups: NDArray[np.integer], experts: int) 
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Predictions in equal-width bins over 0..1, empty ones left out; all arrays have one value per bin.
+    """Predictions in equal-width bins over 0..1; tables of the same bins add up. All arrays have one value per bin.
 
     Attributes:
         counts: Cells in the bin.
-        predicted: Their mean prediction.
-        observed: Their mean outcome.
+        predicted_sums: Sum of their predictions.
+        observed_sums: Sum of their outcomes.
     """
 
     counts: NDArray[np.int64]
-    predicted: NDArray[np.float64]
-    observed: NDArray[np.float64]
+    predicted_sums: NDArray[np.float64]
+    observed_sums: NDArray[np.float64]
+
+    def __add__(self, other: Reliability) -> Reliability:
+        return Reliability(
+            self.counts + other.counts,
+            self.predicted_sums + other.predicted_sums,
+            self.observed_sums + other.observed_sums,
+        )
+
+    def filled(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Counts, mean prediction and mean outcome of the bins that are not empty."""
+        used = self.counts > 0
+        counts = self.counts[used]
+        return counts, self.predicted_sums[used] / counts, self.observed_sums[used] / counts
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: mean of |observed - predicted| over bins, weighted by their counts.
+        """Expected calibration error: mean of |outcome - prediction| over the bins, weighted by their counts.
 
         Source: Naeini et al. 2015; Guo et al. 2017 (arXiv 1706.04599), with 15 bins.
         """
-        return float(np.average(np.abs(self.observed - self.predicted), weights=self.counts))
+        counts, predicted, observed = self.filled()
+        return float(np.average(np.abs(observed - predicted), weights=counts))
 
 
 def reliability(predicted: Floats, outcomes: Floats, *, bins: int = 15) -> Reliability:
     """Compare predicted qualities with outcomes, cell by cell; both have any one shape and values in 0..1."""
     flat, real = predicted.ravel().astype(np.float64), outcomes.ravel().astype(np.float64)
     bin_of = np.clip((flat * bins).astype(np.int64), 0, bins - 1)
-    counts = np.bincount(bin_of, minlength=bins)
-    used = counts > 0
     return Reliability(
-        counts[used],
-        np.bincount(bin_of, flat, minlength=bins)[used] / counts[used],
-        np.bincount(bin_of, real, minlength=bins)[used] / counts[used],
+        np.bincount(bin_of, minlength=bins),
+        np.bincount(bin_of, flat, minlength=bins).astype(np.float64),
+        np.bincount(bin_of, real, minlength=bins).astype(np.float64),
     )
 
 

@@ -20,7 +20,7 @@ from torouter.evaluation.part import Part, complete_rows, expected_costs
 KEPT = 0.99
 """Share of the best single expert's quality that must be kept where saved cost is measured."""
 PRICED = 0.9
-"""Share of the queries with any known cost on which an expert's own must be known; others would cost too many queries."""
+"""Of the queries with any known cost, the share on which an expert's must be known for it to take part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,20 +92,18 @@ class CostPart:
         """Expected cost and quality of chance."""
         return self._at(metrics.random_mean(self.test.costs), metrics.random_mean(self.test.scores))
 
-    def of_zero_router(self) -> tuple[dict[str, float], Curve]:
+    def of_zero_router(self) -> dict[str, float]:
         """The static mixes of single experts: their hull on the test part, and the mix that the train part suggests."""
         singles, train = self._singles(self.test), self._singles(self.train)
         mix = train.mix_for(KEPT * float(train.qualities[self.single]))
         assert mix is not None  # the best expert alone is a mix that reaches it
-        hull = singles.hull()
-        cost, quality = float(mix @ singles.costs), float(mix @ singles.qualities)
-        hindsight = singles.mix_for(KEPT * float(singles.qualities[self.single]))
+        hindsight = singles.mix_for(KEPT * self._single_quality)
         assert hindsight is not None
         return {
-            **self._of_curve(hull),
-            **self._saved(cost, quality),
+            **self._of_curve(singles.hull()),
+            **self._saved(float(mix @ singles.costs), float(mix @ singles.qualities)),
             "saved_hindsight": metrics.cost_saved(float(hindsight @ singles.costs), self._single_cost),
-        }, hull
+        }
 
     def of_router(
         self, scores: Floats, held_scores: Floats, held_rows: NDArray[np.bool_]

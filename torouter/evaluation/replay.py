@@ -106,8 +106,7 @@ def replay(
         court.judge("oracle", "yardstick", court.oracle, cost.of_oracle() if cost else {}),
     ]
     if cost:
-        found, hull = cost.of_zero_router()
-        contenders.append(Contender(name="zero router", role="yardstick", metrics=found, curve=hull))
+        contenders.append(Contender(name="zero router", role="yardstick", metrics=cost.of_zero_router()))
     for column, name in enumerate(test.experts):
         priced = cost.of_expert(cost.test.experts.index(name)) if cost and name in cost.test.experts else {}
         contenders.append(court.judge(name, "expert", court.always(column), priced))

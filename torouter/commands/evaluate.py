@@ -1,0 +1,99 @@
+"""Replays routers on the test part of outcome tables and writes a report: page, JSON and Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torouter.pipeline.outcomes import OutcomeTable
+    from torouter.routing.router import Router
+
+HELP = "judge routers by recorded outcomes"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add = parser.add_argument
+    add("tables", nargs="+", metavar="TABLE", help="outcome tables of the same experts: .parquet, .csv or .jsonl")
+    add(
+        "--router",
+        action="append",
+        required=True,
+        metavar="[NAME=]DIR",
+        help="a router's directory, or its id on the Hub; those of one name (default: the directory's) are one line of "
+        "the report, with mean and standard deviation",
+    )
+    add("--report", required=True, metavar="DIR", help="where report.html, report.json and report.md go")
+    add(
+        "--split",
+        action="append",
+        default=[],
+        metavar="standard:SEED",
+        help="judge by the test part of this split; given several times, each router by that of the split it was "
+        "trained on",
+    )
+    add(
+        "--pair",
+        nargs=2,
+        metavar=("WEAK", "STRONG"),
+        help="experts of APGR and CPT; default: the cheapest and the best",
+    )
+    add(
+        "--leave-one-out",
+        action="append",
+        default=[],
+        choices=("bert", "mlp", "knn"),
+        help="train a router of this kind on all data sets but one and judge it on that one, for each",
+    )
+    add("--no-progress", dest="progress", action="store_false", help="no progress bar")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, write the report and print its tables."""
+    from torouter.evaluation.evaluate import evaluate, leave_one_dataset_out
+    from torouter.evaluation.report import prepare, write_report
+    from torouter.evaluation.sections import facts, sections
+    from torouter.pipeline.outcomes import OutcomeTable
+    from torouter.routing.router import AutoRouter
+
+    prepare(arguments.report)
+    table = OutcomeTable.concat([OutcomeTable.read(path) for path in arguments.tables])
+    routers = [(name, AutoRouter.from_pretrained(path)) for name, path in map(_named, arguments.router)]
+    left_out = [
+        row
+        for kind in arguments.leave_one_out
+        for row in leave_one_dataset_out(table, kind, partial(_trained, kind), progress=arguments.progress)
+    ]
+    evaluation = evaluate(
+        table,
+        routers,
+        splits=arguments.split,
+        pair=tuple(arguments.pair) if arguments.pair else None,
+        left_out=left_out,
+        progress=arguments.progress,
+    )
+    out = write_report(evaluation, arguments.report)
+    print("\n".join(facts(evaluation)))
+    for section in sections(evaluation):
+        print(f"\n{section.title}")
+        for shown in section.tables:
+            print("\n".join(filter(None, (shown.caption, shown.markdown()))))
+    print(f"\n{out / 'report.html'}")
+    return 0
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    return (name, path) if equals else (Path(text).resolve().name if Path(text).exists() else text, text)
+
+
+def _trained(kind: Any, table: OutcomeTable) -> Router:
+    from torouter.pipeline.recipe import Recipe
+    from torouter.pipeline.training import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        return train(table, out=Path(folder) / kind, recipe=Recipe(router=kind, progress=False))

@@ -1,0 +1,195 @@
+"""What a report says, in order: sections of text, plots and tables, for the page and for Markdown alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torouter.evaluation.columns import COST, CURVE, QUALITY, ROUTER, SAVED, Column
+from torouter.evaluation.evaluate import Evaluation, LeftOut
+from torouter.evaluation.summary import Line, lines
+
+SHOWN_SHARE = 0.005
+"""Experts that get less than this share of all queries are put together in a table of shares."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Texts in rows under a header; the first column names the rows.
+
+    Attributes:
+        caption: What the table is of, "" where the section's title says it.
+        shares: By cell, without the first column, a number in 0..1 that the page shows as a shade; None for no shade.
+    """
+
+    caption: str = ""
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    shares: NDArray[np.float64] | None = None
+
+    def markdown(self) -> str:
+        """The table in Markdown, its columns aligned so that it reads well in a terminal too."""
+        escaped = [[cell.replace("|", "\\|") for cell in row] for row in (self.header, *self.rows)]
+        widths = [max(3, *(len(row[column]) for row in escaped)) for column in range(len(self.header))]
+        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        padded = [
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            for row in (escaped[0], rule, *escaped[1:])
+        ]
+        return "\n".join(f"| {' | '.join(row)} |" for row in padded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One part of a report.
+
+    Attributes:
+        plot: Name of the function in `plots` that draws its plot, None where it has none.
+        columns: The columns of its tables that need a word of explanation.
+    """
+
+    title: str
+    text: str
+    tables: Sequence[Table]
+    plot: str | None = None
+    columns: Sequence[Column] = ()
+
+
+def facts(evaluation: Evaluation) -> list[str]:
+    """What was evaluated on what, one sentence each, and what the reader must know to read it right."""
+    replays = evaluation.replays
+    splits = ", ".join(replay.split for replay in replays if replay.split)
+    found = [
+        f"{evaluation.queries} queries, {len(evaluation.experts)} experts; hash of the table {evaluation.data_hash}.",
+        f"Test queries: {_counts([replay.test_queries for replay in replays])} ({splits or 'the whole table'}).",
+        f"Best single expert on the train part: {_names([replay.single for replay in replays])}.",
+    ]
+    if pairs := [f"{replay.pair[0]} and {replay.pair[1]}" for replay in replays if replay.pair]:
+        priced = _counts([replay.priced_queries for replay in replays])
+        experts = len(replays[0].priced_experts)
+        found.append(f"Test queries on which costs are judged: {priced}, of {experts} experts with known costs.")
+        found.append(f"Weak and strong expert of APGR and CPT: {_names(pairs)}.")
+    if len(replays) > 1:
+        found.append("Figures are mean ± sample standard deviation over seeds and splits.")
+    return [*found, *evaluation.notes]
+
+
+def sections(evaluation: Evaluation) -> tuple[Section, ...]:
+    """The report's sections; those that the table has nothing for are left out."""
+    found = lines(evaluation)
+    routers = [line for line in found if line.role == "router"]
+    contenders = [line for line in found if line.role != "expert"]
+    experts = [line for line in found if line.role == "expert"]
+    made = [
+        _section(
+            "Quality",
+            "What the chosen experts' answers were worth when quality alone decides.",
+            {"": QUALITY},
+            contenders,
+            plot="qualities",
+        )
+    ]
+    if any("cost" in line.figures for line in found):
+        made.append(
+            _section(
+                "Cost",
+                "A router that weighs cost moves along its curve, from quality alone (marker) to cost alone. The "
+                "dashed hull is the zero router: what random mixing of single experts reaches.",
+                {
+                    "Quality alone decides": COST,
+                    "99 % of the best single expert's quality is kept": SAVED,
+                    "Over the whole curve": CURVE,
+                },
+                contenders,
+                plot="cost_and_quality",
+            )
+        )
+    made.append(
+        Section(
+            title="Who is asked",
+            text="Share of each data set's queries that each expert gets when quality alone decides.",
+            tables=[_share_table(line, evaluation.experts) for line in routers],
+        )
+    )
+    made.append(
+        _section(
+            "The router itself",
+            "How long a decision takes here, and how far scores that estimate qualities can be taken at their word.",
+            {"": ROUTER},
+            routers,
+            plot="calibration" if any(line.reliability for line in routers) else None,
+        )
+    )
+    if evaluation.left_out:
+        made.append(_left_out_section(evaluation.left_out))
+    made.append(_section("Single experts", "Each expert asked for everything.", {"": (*QUALITY, COST[0])}, experts))
+    return tuple(made)
+
+
+def _section(
+    title: str,
+    text: str,
+    tables: Mapping[str, Sequence[Column]],
+    rows: Sequence[Line],
+    *,
+    plot: str | None = None,
+) -> Section:
+    """A section of tables by caption; columns and rows that would be empty are left out."""
+    made, explained = [], []
+    for caption, columns in tables.items():
+        used = [column for column in columns if any(column.key in row.figures for row in rows)]
+        cells = [
+            [row.name, *(row.figures[c.key].text(c.form) if c.key in row.figures else "" for c in used)]
+            for row in rows
+            if any(c.key in row.figures for c in used)
+        ]
+        made.append(Table(caption=caption, header=["", *(column.title for column in used)], rows=cells))
+        explained += used
+    return Section(title=title, text=text, tables=made, plot=plot, columns=explained)
+
+
+def _share_table(line: Line, experts: Sequence[str]) -> Table:
+    shares = np.array(list(line.shares.values()))
+    mean = shares.mean(axis=0)
+    order = [column for column in np.argsort(-mean, kind="stable") if mean[column] >= SHOWN_SHARE]
+    others = 1 - shares[:, order].sum(axis=1, keepdims=True)
+    shown = np.clip(np.hstack([shares[:, order], others]), 0, 1)
+    return Table(
+        caption=line.name,
+        header=["", *(experts[column] for column in order), "others"],
+        rows=[[name, *(f"{share:.0%}" for share in row)] for name, row in zip(line.shares, shown, strict=True)],
+        shares=shown,
+    )
+
+
+def _left_out_section(rows: Sequence[LeftOut]) -> Section:
+    tables = []
+    for name in dict.fromkeys(row.router for row in rows):
+        own = [row for row in rows if row.router == name]
+        cells = [
+            [row.dataset, str(row.queries), *map("{:.3f}".format, (row.quality, row.single, row.random, row.oracle))]
+            for row in own
+        ]
+        means = [np.mean([getattr(row, key) for row in own]) for key in ("quality", "single", "random", "oracle")]
+        cells.append(["mean", "", *map("{:.3f}".format, means)])
+        header = ["data set", "queries", "router", "best single", "random", "oracle"]
+        tables.append(Table(caption=name, header=header, rows=cells))
+    text = "Trained on all data sets but one, judged on that one: what the router is worth for queries unlike its own. "
+    text += "The best single expert is that of the others."
+    return Section(title="Leave one data set out", text=text, tables=tables)
+
+
+def _counts(numbers: Sequence[int]) -> str:
+    same = len(numbers) > 1 and len(set(numbers)) == 1
+    return f"{numbers[0]} each" if same else ", ".join(map(str, numbers))
+
+
+def _names(names: Sequence[str]) -> str:
+    counts = Counter(names)
+    if len(counts) == 1:
+        return names[0]
+    return ", ".join(f"{name} ({count} of {len(names)})" for name, count in counts.most_common())
