@@ -210,14 +210,18 @@ class TGIClient:
         self, method: str, path: str, body: Mapping[str, Any] | None, clock: _Clock
     ) -> aiohttp.ClientResponse:
         """Send the request and wait for a status of 200."""
-        headers = self._headers()
         data = None if body is None else encoded(self.expert, body)
         until, limit = clock.limit()
         failure: ExpertError
         try:
             async with asyncio.timeout_at(until):
                 response = await (await session()).request(
-                    method, self._root + path, data=data, headers=headers, timeout=self._connect, allow_redirects=False
+                    method,
+                    self._root + path,
+                    data=data,
+                    headers=self._headers(),  # no local variable, which tools that show tracebacks would show too
+                    timeout=self._connect,
+                    allow_redirects=False,
                 )
         except aiohttp.ServerTimeoutError:
             failure = self._failure(ExpertTimeoutError, f"gives no connection within {self.timeouts.connect:g} s")
@@ -281,6 +285,7 @@ class TGIClient:
         token = self.expert.token()
         if token is not None:
             if not token.isascii() or not token.isprintable():
+                del token  # for the same reason
                 msg = f"expert {self.expert.name!r}: its token can't stand in a header: look for a line end in it"
                 raise ConfigurationError(msg)
             headers["Authorization"] = f"Bearer {token}"
