@@ -34,7 +34,7 @@ from torouter import background
 from torouter.chat import ChatRequest
 from torouter.experts import Ability, Api, Expert
 from torouter.retry import retried, started
-from torouter.tgi import TGIClient, Timeouts
+from torouter.tgi import TGIClient, Timeouts, client_for
 from torouter.tgi.request import default_max_tokens
 
 # Keywords that are LlamaIndex's or ours and say nothing to an expert's server.
@@ -111,7 +111,7 @@ class TGILLM(ExpertLLM):
             context_window=expert.context_window,
             **fields,
         )
-        llm._expert, llm._client = expert, TGIClient(expert, url=url, timeouts=llm.timeouts)
+        llm._expert, llm._client = expert, client_for(expert, url=url, timeouts=llm.timeouts)
         return llm
 
     @classmethod

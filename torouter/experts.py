@@ -17,9 +17,11 @@ from torouter.errors import ConfigurationError
 from torouter.secrets import Secret, SupportsSecret
 
 Api = Literal["tgi", "openai"]
+Client = Literal["native", "text-generation"]
 Ability = Literal["tools", "json_schema", "images"]
 
 APIS: tuple[Api, ...] = ("tgi", "openai")
+CLIENTS: tuple[Client, ...] = ("native", "text-generation")
 ABILITIES: frozenset[Ability] = frozenset(("tools", "json_schema", "images"))
 ROLES = ("system", "user", "assistant")
 
@@ -40,6 +42,9 @@ class Expert:
     """All replicas' urls. `url` is the first of them."""
     api: Api = "tgi"
     """The dialect: "tgi", or "openai" for vLLM, SGLang, llama.cpp, `transformers serve` and the like."""
+    client: Client = "native"
+    """What sends the requests: torouter's own client, or the `text-generation` package's (api "tgi" only), which knows
+    raw prompts only, so that the abilities "tools" and "images" are taken off."""
     model: str | None = None
     """Id of the served model. TGI needs none; vLLM refuses a request without its own."""
     adapter: str | None = None
@@ -73,11 +78,18 @@ class Expert:
         put(self, "url", urls[0] if urls else "")
         if self.api not in APIS:
             raise self._wrong("api", self.api, f"use one of {', '.join(APIS)}")
+        if self.client not in CLIENTS:
+            raise self._wrong("client", self.client, f"use one of {', '.join(CLIENTS)}")
         for price in ("input_price", "output_price"):
             put(self, price, self._checked_price(price))
         self._check_whole("context_window", "give a whole number of tokens above zero")
         self._check_whole("max_concurrency", "give a whole number of requests above zero, or leave it out")
-        put(self, "abilities", self._checked_words("abilities", allowed=ABILITIES))
+        abilities = self._checked_words("abilities", allowed=ABILITIES)
+        if self.client == "text-generation":
+            if self.api != "tgi" or self.adapter:
+                raise self._wrong("client", self.client, 'it speaks to TGI (api "tgi") and sends no adapter')
+            abilities -= {"tools", "images"}
+        put(self, "abilities", abilities)
         put(self, "tags", self._checked_words("tags"))
         put(self, "api_key", self._checked_key())
         for text in ("model", "adapter", "api_key_env"):
@@ -276,8 +288,10 @@ class ExpertPool(Mapping[str, Expert]):
     def fingerprint(self) -> str:
         """Hash of all that changes the experts' answers; urls and keys do not."""
         facts = [
-            (expert.name, expert.model, expert.adapter, [dict(message) for message in expert.prefix])
-            + (sorted(map(str, expert.parameters.items())),)
+            (
+                *(expert.name, expert.model, expert.adapter),
+                *([dict(message) for message in expert.prefix], sorted(map(str, expert.parameters.items()))),
+            )
             for expert in self._experts.values()
         ]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -18,7 +18,7 @@ from torouter.routing.needs import Estimate, Needs, estimate_tokens, expected_pr
 from torouter.routing.policy import RoutingPolicy
 from torouter.routing.router import AutoRouter, Router
 from torouter.routing.sessions import Sessions
-from torouter.tgi import TGIClient, Timeouts
+from torouter.tgi import TGIClient, Timeouts, client_for
 
 M = TypeVar("M")
 
@@ -137,7 +137,7 @@ class RoutedExperts:
         key = (target.expert.name, target.url)
         client = self._clients.get(key)
         if client is None:
-            client = self._clients[key] = TGIClient(target.expert, url=target.url, timeouts=self._timeouts)
+            client = self._clients[key] = client_for(target.expert, url=target.url, timeouts=self._timeouts)
         return client
 
     def _decided(self, query: RouteQuery, row: Row, started: float) -> RouteDecision:

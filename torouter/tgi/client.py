@@ -168,7 +168,7 @@ class TGIClient:
         await self.aclose()
 
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, deadline: float | None) -> bytes:
-        clock = _Clock(self.timeouts, deadline)
+        clock = CallClock(self.timeouts, deadline)
         response = await self._open(method, path, body, clock)
         try:
             return await self._whole(response, clock)
@@ -178,7 +178,7 @@ class TGIClient:
     async def _stream(
         self, path: str, body: Mapping[str, Any], steps: _Steps[T], deadline: float | None
     ) -> AsyncGenerator[T, None]:
-        clock = _Clock(self.timeouts, deadline, stream=True)
+        clock = CallClock(self.timeouts, deadline, stream=True)
         response = await self._open("POST", path, body, clock)
         try:
             if response.content_type != "text/event-stream":
@@ -207,7 +207,7 @@ class TGIClient:
             response.close()
 
     async def _open(
-        self, method: str, path: str, body: Mapping[str, Any] | None, clock: _Clock
+        self, method: str, path: str, body: Mapping[str, Any] | None, clock: CallClock
     ) -> aiohttp.ClientResponse:
         """Send the request and wait for a status of 200."""
         data = None if body is None else encoded(self.expert, body)
@@ -223,14 +223,8 @@ class TGIClient:
                     timeout=self._connect,
                     allow_redirects=False,
                 )
-        except aiohttp.ServerTimeoutError:
-            failure = self._failure(ExpertTimeoutError, f"gives no connection within {self.timeouts.connect:g} s")
-        except TimeoutError:
-            failure = self._failure(ExpertTimeoutError, limit)
-        except aiohttp.ClientResponseError as error:
-            failure = self._failure(ExpertProtocolError, f"answers something that is no HTTP ({error.message})")
-        except aiohttp.ClientError as error:
-            failure = self._failure(ExpertConnectionError, f"can't be reached ({str(error) or type(error).__name__})")
+        except (TimeoutError, aiohttp.ClientError) as error:
+            failure = self._unreached(error, limit)
         else:
             if response.status == 200:
                 return response
@@ -238,7 +232,7 @@ class TGIClient:
         # Raised out here, as aiohttp's errors hold the request's headers and with them the token.
         raise failure
 
-    async def _refusal(self, response: aiohttp.ClientResponse, clock: _Clock) -> ExpertError:
+    async def _refusal(self, response: aiohttp.ClientResponse, clock: CallClock) -> ExpertError:
         clock.shorten(_ERROR_BODY_SECONDS)
         try:
             body = await self._whole(response, clock)
@@ -248,7 +242,7 @@ class TGIClient:
             response.close()
         return error_from_response(self.expert.name, response.status, body, response.headers)
 
-    async def _no_stream(self, response: aiohttp.ClientResponse, clock: _Clock) -> ExpertError:
+    async def _no_stream(self, response: aiohttp.ClientResponse, clock: CallClock) -> ExpertError:
         """The error of an answer with status 200 that is no stream: an error as JSON, or a proxy's page."""
         try:
             parsed(self.expert.name, await self._whole(response, clock))
@@ -256,7 +250,7 @@ class TGIClient:
             return error
         return self._failure(ExpertProtocolError, f"answers with {response.content_type}, not with a stream")
 
-    async def _whole(self, response: aiohttp.ClientResponse, clock: _Clock) -> bytes:
+    async def _whole(self, response: aiohttp.ClientResponse, clock: CallClock) -> bytes:
         pieces = []
         size = 0
         while piece := await self._read(response, clock):
@@ -266,7 +260,7 @@ class TGIClient:
             pieces.append(piece)
         return b"".join(pieces)
 
-    async def _read(self, response: aiohttp.ClientResponse, clock: _Clock) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, clock: CallClock) -> bytes:
         """What has come, b"" at the body's end. The limit is around this one read and never across a yield, since a
         generator's steps may run in different tasks."""
         until, limit = clock.limit()
@@ -291,6 +285,16 @@ class TGIClient:
             headers["Authorization"] = f"Bearer {token}"
         return headers
 
+    def _unreached(self, error: Exception, limit: str) -> ExpertError:
+        """What an error before the answer means; `limit` tells of the time limit that may have passed."""
+        if isinstance(error, aiohttp.ServerTimeoutError):
+            return self._failure(ExpertTimeoutError, f"gives no connection within {self.timeouts.connect:g} s")
+        if isinstance(error, TimeoutError):
+            return self._failure(ExpertTimeoutError, limit)
+        if isinstance(error, aiohttp.ClientResponseError):
+            return self._failure(ExpertProtocolError, f"answers something that is no HTTP ({error.message})")
+        return self._failure(ExpertConnectionError, f"can't be reached ({str(error) or type(error).__name__})")
+
     def _failure(self, kind: type[ExpertError], what: str) -> ExpertError:
         return kind(f"expert {self.expert.name!r} at {self.url} {what}", expert=self.expert.name)
 
@@ -307,7 +311,7 @@ class _Steps(Protocol[T_co]):
     def close(self) -> T_co: ...
 
 
-class _Clock:
+class CallClock:
     """The limits of one call, as moments of the running loop's clock, with what is to be said of each."""
 
     __slots__ = ("_first", "_idle", "_loop", "_silent", "_total", "started")
@@ -326,6 +330,10 @@ class _Clock:
         """The next moment at which to give up."""
         next_one = (self._loop.time() + self._idle, self._silent) if self.started else self._first
         return min(next_one, self._total)
+
+    def left(self) -> float:
+        """Seconds until the whole call must be over."""
+        return self._total[0] - self._loop.time()
 
     def shorten(self, seconds: float) -> None:
         """Give up after so many more seconds at the latest."""
