@@ -33,7 +33,6 @@ class ExpertLLM(FunctionCallingLLM):
     seed: int | None = Field(default=None, description="Seed of sampling.")
     stop: list[str] | None = Field(default=None, description="Texts that end an answer; they are not part of it.")
     timeout: float | None = Field(default=None, gt=0, description="Seconds that one call may take in all.")
-    max_retries: int = Field(default=0, ge=0, description="Further tries after a passing failure.")
 
     model_config = ConfigDict(hide_input_in_errors=True, protected_namespaces=())
 

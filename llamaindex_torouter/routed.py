@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,7 +38,6 @@ from llamaindex_torouter.tgi_llm import TGILLM, longest_answer
 from torouter import background
 from torouter.dispatch import DispatchSettings, Target
 from torouter.experts import Ability
-from torouter.retry import retried
 from torouter.routed import RoutedExperts, RouteQuery, pool_and_models
 from torouter.routing.decision import Attempt, RouteDecision, routing_block
 from torouter.routing.needs import Needs
@@ -64,6 +64,8 @@ class RoutedLLM(ExpertLLM):
         model: the one expert that may answer.
         exclude: experts that may not.
         routing_text: the text to route by.
+        policy: a RoutingPolicy in place of the LLM's own.
+        session: key of a conversation that shall stay with its expert unless another one is much better.
         timeout: seconds, one deadline over all experts tried.
 
     The text that the router reads is, the first that there is: the keyword; that of an enclosing
@@ -101,8 +103,16 @@ class RoutedLLM(ExpertLLM):
         exclude=True,
         description="What the router reads: the last user turn, the conversation, or a function of the messages.",
     )
-    settings: DispatchSettings = Field(default=DispatchSettings(), exclude=True, description="Limits of failover.")
+    settings: DispatchSettings = Field(
+        default=DispatchSettings(rounds=3), exclude=True, description="Limits of failover."
+    )
     timeouts: Timeouts = Field(default=Timeouts(), exclude=True, description="Limits of one request to one expert.")
+    max_retries: int | None = Field(
+        default=None,
+        ge=0,
+        description="Further walks over the ranking once every expert has failed for a passing reason, each after a "
+        "cool-down; the same as `settings.rounds` less one, over which it wins.",
+    )
 
     _routed: RoutedExperts = PrivateAttr()
     _models: dict[str, LLM] = PrivateAttr(default_factory=dict)
@@ -112,9 +122,10 @@ class RoutedLLM(ExpertLLM):
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
         pool, self._models = pool_and_models(self.experts, LLM, expert_of)  # type: ignore[type-abstract]
-        self._routed = RoutedExperts(
-            self.router, pool, policy=self.policy, settings=self.settings, timeouts=self.timeouts
-        )
+        settings = self.settings
+        if self.max_retries is not None:
+            settings = replace(settings, rounds=self.max_retries + 1)
+        self._routed = RoutedExperts(self.router, pool, policy=self.policy, settings=settings, timeouts=self.timeouts)
 
     @classmethod
     def class_name(cls) -> str:
@@ -218,10 +229,13 @@ class RoutedLLM(ExpertLLM):
                 tools=bool(given.get("tools")),
                 json_schema=response_format.get("type") == "json_schema",
                 images=has_image(messages),
+                input_tokens=self._routed.input_tokens(message.content or "" for message in messages),
                 output_tokens=given.get("max_tokens") or self.max_tokens,
             ),
             pinned=given.get("model"),
             exclude=given.get("exclude") or (),
+            policy=given.get("policy"),
+            session=given.get("session"),
         )
 
     def _text(self, messages: Sequence[ChatMessage], given: Mapping[str, Any]) -> str:
@@ -235,7 +249,7 @@ class RoutedLLM(ExpertLLM):
 
     def _call(self, messages: Sequence[ChatMessage], given: Mapping[str, Any], *, sync: bool = False) -> Call:
         options = self._options(dict(given))
-        for ours in ("model", "exclude", ROUTING_TEXT):
+        for ours in ("model", "exclude", "policy", "session", ROUTING_TEXT):
             options.pop(ours, None)
         tool_options = {name: options.pop(name) for name in _TOOL_OPTIONS if name in options}
         tools = options.pop("tools", ())
@@ -250,35 +264,24 @@ class RoutedLLM(ExpertLLM):
 
     async def _answer(self, query: RouteQuery, call: Call) -> ChatResponse:
         decision = await self._decided(query)
-        ask = partial(self._ask, call)
-        served = await retried(
-            lambda: self._routed.dispatcher.call(decision, ask, deadline=call.seconds),
-            max_retries=self.max_retries,
-            seconds=call.seconds,
-        )
-        self._observe(served.expert, served.value)
+        served = await self._routed.dispatcher.call(decision, partial(self._ask, call), deadline=call.seconds)
+        self._answered(query, served.expert, served.value)
         return _signed(served.value, self._signature(decision, served.expert, served.attempts))
 
     async def _stream(self, query: RouteQuery, call: Call) -> AsyncGenerator[ChatResponse, None]:
         decision = await self._decided(query)
-        stream = await retried(
-            lambda: self._routed.dispatcher.open_stream(
-                decision, partial(self._ask_stream, call), deadline=call.seconds
-            ),
-            max_retries=self.max_retries,
-            seconds=call.seconds,
-        )
+        ask = partial(self._ask_stream, call)
+        stream = await self._routed.dispatcher.open_stream(decision, ask, deadline=call.seconds)
         signature = self._signature(decision, stream.expert, stream.attempts)
         async with aclosing(stream):
             async for response in stream:
                 yield _signed(response, signature)
-        self._observe(stream.expert, response)
+        self._answered(query, stream.expert, response)
 
-    def _observe(self, expert: str, response: ChatResponse) -> None:
-        """Let prices be expected from the lengths of real answers."""
+    def _answered(self, query: RouteQuery, expert: str, response: ChatResponse) -> None:
         usage = response.raw.get("usage") if isinstance(response.raw, dict) else None
-        if isinstance(usage, Mapping) and "completion_tokens" in usage:
-            self._routed.dispatcher.observe(expert, output_tokens=usage["completion_tokens"])
+        tokens = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+        self._routed.answered(expert, output_tokens=tokens, session=query.session)
 
     async def _decided(self, query: RouteQuery) -> RouteDecision:
         if self.rate_limiter is not None:

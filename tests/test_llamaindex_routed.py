@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from pydantic import BaseModel, Field
 from llamaindex_torouter import TGILLM, RoutedLLM
 from tests.llamaindex_world import World, counter, experts_of, listening, world
 from tests.scripted_tgi import Fault, ScriptedTGI, Text, ToolUse
+from torouter.dispatch import DispatchSettings
 from torouter.errors import (
     ConfigurationError,
     ContextLengthError,
@@ -41,6 +43,7 @@ from torouter.errors import (
     NoExpertLeftError,
 )
 from torouter.experts import Expert, ExpertPool
+from torouter.routing.policy import RoutingPolicy
 from torouter.routing.text import routing_text
 
 
@@ -160,13 +163,37 @@ def test_a_call_can_pin_its_expert_or_exclude_some(world: World) -> None:
 def test_a_pinned_expert_that_fails_is_not_replaced(world: World) -> None:
     world.math.always(Fault.overloaded())
     with pytest.raises(NoExpertLeftError):
-        world.llm.complete("hello", model="math")
+        world.again(max_retries=0).complete("hello", model="math")
     assert world.asked == (0, 1)
 
 
 def test_pinning_an_unknown_expert_says_which_there_are(world: World) -> None:
     with pytest.raises(ConfigurationError, match=r"'poet'.*code, math"):
         world.llm.complete("hello", model="poet")
+
+
+def test_a_call_can_bring_its_own_policy(world: World) -> None:
+    policy = RoutingPolicy(exclude=frozenset(("math",)))
+    assert routing(world.llm.complete("ask math", policy=policy))["expert"] == "code"
+    assert "policy" not in world.code.requests[0].body
+
+
+def test_a_session_stays_with_its_expert_where_others_are_hardly_better(world: World) -> None:
+    llm = world.again(policy=RoutingPolicy(switch_margin=0.2))
+    assert routing(llm.complete("ask math", session="s"))["expert"] == "math"
+    assert routing(list(llm.stream_complete("go on", session="s"))[-1])["expert"] == "math"
+    assert routing(llm.complete("go on"))["expert"] == "code"
+    assert "session" not in world.math.requests[0].body
+
+
+def test_input_that_is_known_not_to_fit_is_not_sent(world: World) -> None:
+    experts = {
+        "code": {"url": world.code.url, "context_window": 100_000},
+        "math": {"url": world.math.url, "context_window": 1000},
+    }
+    llm = world.again(experts=experts)
+    assert llm.route("ask math " + "x " * 3000, max_tokens=10).ranking == ("code",)
+    assert llm.route("ask math", max_tokens=10).expert == "math"
 
 
 # --- failover ---
@@ -202,14 +229,20 @@ def test_when_nobody_is_left_one_error_lists_every_attempt(world: World) -> None
     world.math.always(Fault.overloaded())
     world.code.always(Fault.status(503))
     with pytest.raises(NoExpertLeftError) as caught:
-        list(world.llm.stream_complete("ask math"))
+        list(world.again(max_retries=0).stream_complete("ask math"))
     assert {attempt.expert for attempt in caught.value.attempts} == {"code", "math"}
 
 
 def test_a_model_can_try_all_experts_again(world: World) -> None:
-    world.math.script(Fault.overloaded())
-    world.code.script(Fault.overloaded())
-    assert world.again(max_retries=3).complete("ask math").text
+    quick = DispatchSettings(cooldown=0.01)
+    for llm in (world.again(settings=quick, max_retries=2), world.again(settings=replace(quick, rounds=3))):
+        world.math.script(Fault.overloaded())
+        world.code.script(Fault.overloaded())
+        assert llm.complete("ask math").text
+    world.math.always(Fault.overloaded())
+    world.code.always(Fault.overloaded())
+    with pytest.raises(NoExpertLeftError):
+        world.again(max_retries=0).complete("ask math")
 
 
 def test_the_timeout_is_one_deadline_over_all_experts(world: World) -> None:
