@@ -2,7 +2,7 @@
 
 Serves SmolLM2-135M on this machine, asks the three experts of experts.yaml all of queries.jsonl, and labels the answers
 twice. It may be stopped and started again at any time. Needs port 8080 of loopback, torouter's `demo` extra and about
-20 minutes on one core. The tables' seconds are those of the machine, which was busy with other work when ours were made.
+20 minutes on one core. The seconds in the tables that are here were taken on a machine busy with other work, too.
 """
 
 from pathlib import Path
