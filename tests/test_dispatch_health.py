@@ -386,9 +386,9 @@ async def test_hooks_see_each_call_and_attempt_with_its_end() -> None:
     call = events[0].call
     assert events[:5] == [
         CallBegan(call, decision, streamed=False),
-        AttemptBegan(call, 1, "a", "http://a.test"),
+        AttemptBegan(call, 1, "a", "http://a.test", "a"),
         AttemptEnded(call, 1, "a", "http://a.test", 0.0, "ExpertOverloadedError"),
-        AttemptBegan(call, 2, "b", "http://b.test"),
+        AttemptBegan(call, 2, "b", "http://b.test", "b"),
         AttemptEnded(call, 2, "b", "http://b.test", 0.0, None),
     ]
     last = events[5]

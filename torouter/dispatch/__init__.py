@@ -2,10 +2,19 @@
 
 from torouter.dispatch.dispatcher import Dispatcher, Served, ServedStream, Target
 from torouter.dispatch.health import ReplicaSnapshot
-from torouter.dispatch.hooks import AttemptBegan, AttemptEnded, CallBegan, CallEnded, DispatchEvent, DispatchHook
+from torouter.dispatch.hooks import (
+    AnswerFacts,
+    AttemptBegan,
+    AttemptEnded,
+    CallBegan,
+    CallEnded,
+    DispatchEvent,
+    DispatchHook,
+)
 from torouter.dispatch.settings import DispatchSettings
 
 __all__ = [
+    "AnswerFacts",
     "AttemptBegan",
     "AttemptEnded",
     "CallBegan",

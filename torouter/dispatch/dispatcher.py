@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from torouter.dispatch.board import Board
 from torouter.dispatch.health import Lease, ReplicaSnapshot
-from torouter.dispatch.hooks import DispatchHook, Journal
+from torouter.dispatch.hooks import AnswerFacts, DispatchHook, Journal
 from torouter.dispatch.limits import Waiter
 from torouter.dispatch.settings import DispatchSettings
 from torouter.errors import ExpertError, ExpertProtocolError, ExpertRequestError, ExpertTimeoutError
@@ -26,11 +26,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to ask: one replica ("" where a framework's object is the expert), and the seconds left of the deadline."""
+    """Whom to ask: one replica ("" where a framework's object is the expert), and the seconds left of the deadline.
+
+    Whoever asks may `tell` what the answer, or each part of a streamed one, says of itself; it is for the hooks.
+    """
 
     expert: Expert
     url: str
     seconds: float | None
+    tell: Callable[[AnswerFacts], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ class Dispatcher:
         experts: The pool that decisions name.
         settings: Deadline, cool-downs, limits.
         estimates: What is known of the experts' usual answers at the start; observations move it.
-        hooks: Observers of calls and attempts.
+        hooks: Observers of decisions, attempts and outcomes.
         clock: Seconds that only grow.
         sleep: Waits so many seconds, for slots and cool-downs.
         random: Jitter of the cool-downs.
@@ -234,7 +238,8 @@ class Dispatcher:
 
     def _target(self, journal: Journal, lease: Lease) -> Target:
         left = journal.walk.deadline - lease.began
-        return Target(lease.replica.expert, lease.replica.url, None if left == math.inf else left)
+        seconds = None if left == math.inf else left
+        return Target(lease.replica.expert, lease.replica.url, seconds, journal.answer_says)
 
     async def _items(
         self, journal: Journal, lease: Lease, target: Target, ask: Callable[[Target], AsyncGenerator[T, None]]

@@ -1,11 +1,11 @@
-"""Tells observers what happens to each call. No event holds a prompt or an answer."""
+"""Tells observers what is decided, tried and reached in each call. No event holds a prompt or an answer."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 from torouter.dispatch.health import Lease
@@ -15,6 +15,15 @@ from torouter.routing.decision import Attempt, RouteDecision
 logger = logging.getLogger(__name__)
 
 _numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFacts:
+    """What an answer says of itself: its model and its tokens, None where it does not say."""
+
+    model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +37,21 @@ class CallBegan:
 
 @dataclass(frozen=True, slots=True)
 class AttemptBegan:
-    """An expert is asked. `number` counts the call's attempts from 1."""
+    """An expert is asked. `number` counts the call's attempts from 1, `model` is what the expert is to serve."""
 
     call: int
     number: int
     expert: str
     url: str
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
     """The attempt is over. `error` is the class name of what ended it, None for an answer.
 
-    Where the caller gave up it is "CancelledError", or "GeneratorExit" for a stream that was closed early.
+    Where the caller gave up it is "CancelledError", or "GeneratorExit" for a stream that was closed early. `facts` is
+    what was told of the answer by then.
     """
 
     call: int
@@ -49,6 +60,7 @@ class AttemptEnded:
     url: str
     milliseconds: float
     error: str | None
+    facts: AnswerFacts = AnswerFacts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +107,28 @@ class Journal:
         if hooks:
             self._call = next(_numbers)
             self._number = 0
+            self._facts = AnswerFacts()
             self._tell(CallBegan(self._call, decision, streamed))
 
     def attempt_began(self, lease: Lease) -> None:
         if self._hooks:
             self._number += 1
-            self._tell(AttemptBegan(self._call, self._number, lease.replica.expert.name, lease.replica.url))
+            self._facts = AnswerFacts()
+            expert = lease.replica.expert
+            self._tell(AttemptBegan(self._call, self._number, expert.name, lease.replica.url, expert.served_model))
+
+    def answer_says(self, facts: AnswerFacts) -> None:
+        """Take note of what an answer, or a part of it, says of itself."""
+        if self._hooks:
+            news = {fact.name: value for fact in fields(facts) if (value := getattr(facts, fact.name)) is not None}
+            if news:
+                self._facts = replace(self._facts, **news)
 
     def attempt_ended(self, lease: Lease, error: BaseException | None) -> None:
         if self._hooks:
             name, url = lease.replica.expert.name, lease.replica.url
             took = (self._clock() - lease.began) * 1000
-            self._tell(AttemptEnded(self._call, self._number, name, url, took, _name(error)))
+            self._tell(AttemptEnded(self._call, self._number, name, url, took, _name(error), self._facts))
 
     def ended(self, expert: str | None, error: BaseException | None) -> None:
         if self._hooks:

@@ -26,7 +26,7 @@ from torouter.pipeline.journal import Cell, Journal, Row
 from torouter.pipeline.nll import NLLUnavailableError, reference_nll
 from torouter.pipeline.outcomes import OutcomeTable
 from torouter.pipeline.queries import Query, query_of, records
-from torouter.tgi import TGIClient, Timeouts
+from torouter.tgi import TGIClient, Timeouts, client_for
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ class _ExpertRun:
     def workers(self, finished: Callable[[Row], None]) -> Iterator[Coroutine[Any, Any, None]]:
         """As many as there may be requests at once."""
         for url in self._expert.urls:
-            client = TGIClient(self._expert, url=url, timeouts=Timeouts(total=self._pace.deadline))
+            client = client_for(self._expert, url=url, timeouts=Timeouts(total=self._pace.deadline))
             for _ in range(self._expert.max_concurrency or self._pace.concurrency):
                 yield self._work(client, finished)
 
