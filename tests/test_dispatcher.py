@@ -249,6 +249,28 @@ async def test_an_expert_has_all_the_time_where_the_others_are_known_to_be_dead(
     assert [attempt.expert for attempt in caught.value.attempts] == ["a"]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_stalled_expert_is_left_when_one_that_was_dead_answers_somebody_again(streamed: bool) -> None:
+    dispatch = Dispatcher(
+        ExpertPool([Expert(name="a"), Expert(name="b")]), DispatchSettings(deadline=5, attempt_share=0.02)
+    )
+    script = Script(a=[asyncio.Event()], b=[ExpertConnectionError("gone")])
+    with pytest.raises(NoExpertLeftError):
+        await dispatch.call(ranking("b"), script.ask)
+    ask = (
+        dispatch.open_stream(ranking("a", "b"), script.stream)
+        if streamed
+        else dispatch.call(ranking("a", "b"), script.ask)
+    )
+    stalled = asyncio.ensure_future(ask)
+    await settle()
+    assert script.asked == ["b", "a"]
+    await dispatch.call(ranking("b"), script.ask)
+    served = await stalled
+    assert served.expert == "b"
+    assert [attempt.error for attempt in served.attempts] == ["ExpertTimeoutError"]
+
+
 async def test_a_framework_objects_stream_is_cut_at_the_deadline() -> None:
     dispatch = Dispatcher(ExpertPool([Expert(name="a")]))
     closed = []

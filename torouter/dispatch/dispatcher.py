@@ -15,6 +15,7 @@ from torouter.dispatch.board import Board
 from torouter.dispatch.health import Lease, ReplicaSnapshot
 from torouter.dispatch.hooks import AnswerFacts, DispatchHook, Journal
 from torouter.dispatch.limits import Waiter
+from torouter.dispatch.patience import patience
 from torouter.dispatch.settings import DispatchSettings
 from torouter.errors import ExpertError, ExpertProtocolError, ExpertRequestError, ExpertTimeoutError
 from torouter.experts import Expert, ExpertPool
@@ -146,7 +147,7 @@ class Dispatcher:
                 lease = await self._next_place(journal)
                 target = self._target(journal, lease)
                 try:
-                    async with asyncio.timeout(walk.attempt_seconds(lease.replica, lease.began)) as timer:
+                    async with patience(walk, lease) as timer:
                         value = await ask(target)
                 except BaseException as error:
                     if self._may_go_on(journal, lease, error, timer):
@@ -180,7 +181,7 @@ class Dispatcher:
                 target = self._target(journal, lease)
                 items = self._items(journal, lease, target, ask)
                 try:
-                    async with asyncio.timeout(walk.attempt_seconds(lease.replica, lease.began)) as timer:
+                    async with patience(walk, lease) as timer:
                         first = await anext(items)
                 except BaseException as error:
                     if self._may_go_on(journal, lease, error, timer):

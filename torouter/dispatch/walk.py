@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torouter.dispatch.health import Replica
@@ -118,13 +117,9 @@ class Walk:
         replicas = self.replicas[name]
         return [replica for replica in replicas if replica not in self.asked] if self.asked else replicas
 
-    def attempt_seconds(self, replica: Replica, now: float) -> float | None:
-        """How long `replica` may take to answer: all that is left, or a share of it if another one is ready."""
-        left = self.deadline - now
-        if left == math.inf:
-            return None
-        others = (other for name in self.ranking for other in self._left_of(name) if other is not replica)
-        return left * self.settings.attempt_share if any(other.ready(now) for other in others) else left
+    def others(self, replica: Replica) -> Iterator[Replica]:
+        """Those that may be asked in place of `replica`."""
+        return (other for name in self.ranking for other in self._left_of(name) if other is not replica)
 
     def failed(self, replica: Replica, error: ExpertError, milliseconds: float) -> None:
         """Note a failure after which somebody else is to be asked."""
