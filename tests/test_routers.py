@@ -27,6 +27,7 @@ from torouter.routing.config import ExpertFacts, RouterConfig
 from torouter.routing.encode import QueryTokenizer
 from torouter.routing.knn import Memory
 from torouter.routing.matrix import OutcomeMatrix
+from torouter.routing.search import Search
 
 KINDS = ("bert", "soft", "mlp", "knn", "random", "best-single", "oracle")
 TRAINED = ("bert", "soft", "mlp", "knn")
@@ -271,13 +272,41 @@ def test_a_tie_of_neighbours_goes_to_the_expert_that_is_better_on_the_whole(knn_
 def test_near_neighbours_weigh_more():
     angles = np.array([0.1, 1.2, 1.3])
     embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    memory = Memory(("a", "b"), embeddings, np.array([[1, 0], [0, 1], [0, 1]], dtype=np.float32))
+    memory = Memory(("a", "b"), Search.over(embeddings), np.array([[1, 0], [0, 1], [0, 1]], dtype=np.float32))
     query = np.array([[1, 0]], dtype=np.float32)
 
     assert memory.means(query, 3, by_distance=False)[0, 0] == pytest.approx(1 / 3, abs=1e-3)
     weights = np.exp(np.cos(angles) / 0.2)
     assert memory.means(query, 3, by_distance=True)[0, 0] == pytest.approx(weights[0] / weights.sum(), abs=1e-3)
     assert memory.means(query, 1, by_distance=True)[0, 0] == pytest.approx(1, abs=1e-3)
+
+
+def test_many_vectors_are_searched_by_a_graph_that_finds_the_same_and_is_saved(tmp_path, monkeypatch):
+    pytest.importorskip("usearch", reason="the search extra is not installed")
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(2000, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = vectors[:50]
+    few = Search.over(vectors)
+    monkeypatch.setattr("torouter.routing.search.LARGE", 1000)
+
+    many = Search.over(vectors)
+    many.save(tmp_path, 0)
+    again = Search.load(tmp_path, 0, vectors)
+
+    few.save(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["index_0.usearch"]
+    exact, cosines = few.nearest(queries, 10)
+    for search in (many, again):
+        found, near = search.nearest(queries, 10)
+        shared = [len(set(a) & set(b)) for a, b in zip(exact, found, strict=True)]
+        assert sum(shared) >= 0.98 * exact.size
+        np.testing.assert_allclose(np.sort(near)[:, -1], np.sort(cosines)[:, -1], atol=1e-5)
+    with pytest.raises(CheckpointError, match="does not fit the 1999"):
+        Search.load(tmp_path, 0, vectors[1:])
+    (tmp_path / "index_0.usearch").write_bytes(b"none")
+    with pytest.raises(CheckpointError, match="damaged"):
+        Search.load(tmp_path, 0, vectors)
 
 
 def test_chance_is_the_same_for_a_text_and_another_for_a_seed():

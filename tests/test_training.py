@@ -137,6 +137,12 @@ def test_an_encoder_that_is_none_is_refused(kind, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("kind", ["bert", "knn"])
+def test_more_tokens_than_the_encoder_can_read_are_refused(kind, tiny_encoder, tmp_path):
+    with pytest.raises(ConfigurationError, match="max_length=65.*64 positions"):
+        train(tiny.table(), out=tmp_path / "out", recipe=tiny.recipe(tiny_encoder, router=kind, max_length=65))
+
+
 def test_an_expert_unknown_to_the_pool_is_refused(tiny_encoder, tmp_path):
     pool = ExpertPool([Expert(name="code"), Expert(name="facts")])
 

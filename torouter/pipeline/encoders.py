@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torouter.errors import ConfigurationError, MissingExtraError
 from torouter.routing import checkpoint, graphs
@@ -41,6 +42,17 @@ def encoder_path(encoder: str | None) -> str:
     return encoder
 
 
+def check_length(model_config: Any, max_length: int) -> None:
+    """Check that the encoder can read queries of `max_length` tokens.
+
+    Raises:
+        ConfigurationError: It has fewer positions.
+    """
+    most = getattr(model_config, "max_position_embeddings", max_length)
+    if max_length > most:
+        raise ConfigurationError(f"max_length={max_length} can't be used: the encoder has {most} positions")
+
+
 def encoder_name(encoder: str | None) -> str:
     """What the card says: a Hub id, or the name of the directory without the way to it."""
     return HUB_ENCODER if encoder is None else Path(encoder).name if Path(encoder).is_dir() else encoder
@@ -62,13 +74,13 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def write_embedding(encoder: str | None, directory: Path) -> None:
+def write_embedding(encoder: str | None, directory: Path, *, max_length: int = 0) -> None:
     """Write tokenizer and graphs whose features are mean-pooled, normalised token vectors.
 
     An encoder directory that this function wrote before is copied, so that many routers can share one export.
 
     Raises:
-        ConfigurationError: The encoder can't be loaded.
+        ConfigurationError: The encoder can't be loaded, or has fewer than `max_length` positions.
     """
     source = Path(encoder_path(encoder))
     if (source / GRAPHS["fp32"]).is_file() and not (source / checkpoint.CONFIG).is_file():
@@ -94,6 +106,7 @@ def write_embedding(encoder: str | None, directory: Path) -> None:
             model = AutoModel.from_pretrained(str(source), dtype=torch.float32)
     except Exception as error:  # whatever a damaged directory makes transformers raise
         raise ConfigurationError(f"encoder {str(source)!r} can't be loaded: {error}") from error
+    check_length(model.config, max_length)
     graphs.export(MeanPooled(model), directory / GRAPHS["fp32"], output=FEATURES)
     graphs.quantise(directory / GRAPHS["fp32"], directory / GRAPHS["int8"])
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from torouter.experts import ExpertPool
 from torouter.pipeline.encoders import encoder_name, require_torch
-from torouter.pipeline.lessons import lessons
+from torouter.pipeline.lessons import Lesson, lessons
 from torouter.pipeline.outcomes import OutcomeTable
 from torouter.pipeline.recipe import Recipe
 from torouter.routing import checkpoint
@@ -55,18 +55,7 @@ def train(
     directory = Path(out)
     checkpoint.check_replaceable(directory)
     learnt, held = lessons(table, recipe)
-    soft = recipe.objective == "soft" and recipe.router != "knn"
-    config = RouterConfig(
-        kind=recipe.router,
-        experts=table.facts(experts),
-        objective="mean" if recipe.router == "knn" else recipe.objective,
-        label_form=recipe.label_form if soft else None,
-        temperature=recipe.temperature if soft else None,
-        max_length=recipe.max_length,
-        encoder=encoder_name(recipe.encoder),
-        data_hash=table.data_hash,
-        training={"seed": recipe.seed, "queries": len(learnt.queries), "validation_queries": len(held.queries)},
-    )
+    config = described(table, recipe, learnt, held, experts)
     if recipe.router == "bert":
         run = training_bert.Run(config, recipe, learnt, held, work=work_directory(directory))
         run.train()
@@ -80,6 +69,28 @@ def train(
     router = AutoRouter.from_pretrained(directory)
     assert isinstance(router, EncodedRouter)
     return router
+
+
+def described(
+    table: OutcomeTable, recipe: Recipe, learnt: Lesson, held: Lesson, experts: ExpertPool | None = None
+) -> RouterConfig:
+    """What a checkpoint says about itself before its training.
+
+    Raises:
+        OutcomeTableError: The table has an expert that the pool lacks.
+    """
+    soft = recipe.objective == "soft" and recipe.router != "knn"
+    return RouterConfig(
+        kind=recipe.router,
+        experts=table.facts(experts),
+        objective="mean" if recipe.router == "knn" else recipe.objective,
+        label_form=recipe.label_form if soft else None,
+        temperature=recipe.temperature if soft else None,
+        max_length=recipe.max_length,
+        encoder=encoder_name(recipe.encoder),
+        data_hash=table.data_hash,
+        training={"seed": recipe.seed, "queries": len(learnt.queries), "validation_queries": len(held.queries)},
+    )
 
 
 def work_directory(out: Path) -> Path:

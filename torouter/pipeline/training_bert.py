@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from torouter.errors import CheckpointError, ConfigurationError
-from torouter.pipeline.encoders import encoder_path, quiet, write_tokenizer
+from torouter.pipeline.encoders import check_length, encoder_path, quiet, write_tokenizer
 from torouter.pipeline.lessons import Lesson
 from torouter.pipeline.recipe import Recipe
 from torouter.routing import graphs
@@ -56,6 +56,7 @@ class Run:
         set_seed(recipe.seed)  # the head's first weights are drawn here
         with quiet():
             self._model = _model(self._source, config)
+        check_length(self._model.config, recipe.max_length)
         self._arguments = self._training_arguments()
         if self.is_first:
             self._prepare_work()

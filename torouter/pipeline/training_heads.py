@@ -14,7 +14,7 @@ from torouter.pipeline.encoders import write_embedding
 from torouter.pipeline.lessons import Lesson
 from torouter.pipeline.recipe import Recipe
 from torouter.routing.config import RouterConfig
-from torouter.routing.encode import OnnxEncoder
+from torouter.routing.encode import Encoder, OnnxEncoder
 from torouter.routing.heads import Head
 from torouter.routing.knn import KNNRouter
 from torouter.routing.mlp import MLPRouter
@@ -26,18 +26,24 @@ NOISE, DROPOUT = 0.5, 0.3
 
 def write(directory: Path, config: RouterConfig, recipe: Recipe, learnt: Lesson, held: Lesson) -> RouterConfig:
     """Write encoder and head, and return the config with what fitting found out."""
-    write_embedding(recipe.encoder, directory)
+    write_embedding(recipe.encoder, directory, max_length=recipe.max_length)
     encoder = OnnxEncoder.load(directory, "fp32", recipe.max_length)
+    router = fit(config, encoder, recipe, learnt, held, source=directory)
+    router.write_head(directory)
+    return router.config
+
+
+def fit(
+    config: RouterConfig, encoder: Encoder, recipe: Recipe, learnt: Lesson, held: Lesson, *, source: Path
+) -> MLPRouter | KNNRouter:
+    """A router on an encoder's embeddings; `source` is the directory of that encoder's files."""
     features = encoder.features(learnt.queries)
     if recipe.router == "knn":
         config = replace(config, settings={"neighbours": recipe.neighbours, "weights": recipe.weights})
-        knn = KNNRouter.fit(config, encoder, features, learnt.outcomes.scores, source=directory)
-        knn.write_head(directory)
-        return config
+        return KNNRouter.fit(config, encoder, features, learnt.outcomes.scores, source=source)
     layer, head, epoch = fit_mlp(recipe, features, learnt, encoder.features(held.queries), held)
     config = replace(config, settings={"hidden": recipe.hidden}, training={**config.training, "best_epoch": epoch})
-    MLPRouter(config, encoder, layer, head, directory).write_head(directory)
-    return config
+    return MLPRouter(config, encoder, layer, head, source)
 
 
 def fit_mlp(

@@ -19,11 +19,11 @@ CONFIG = "router.json"
 CARD = "README.md"
 MODEL = "model.onnx"
 MODEL_INT8 = "model_int8.onnx"
-ENCODER = "encoder.onnx"
 ARRAYS = "router.safetensors"
 TOKENIZER = "tokenizer.json"
+INDEX = "index_{}.usearch"
 FILES = (
-    *(CONFIG, CARD, MODEL, MODEL_INT8, ENCODER, ARRAYS, TOKENIZER),
+    *(CONFIG, CARD, MODEL, MODEL_INT8, ARRAYS, TOKENIZER),
     *("config.json", "model.safetensors", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
 )
 
@@ -61,7 +61,7 @@ def located(
             token=token,
             cache_dir=None if cache_dir is None else Path(cache_dir),
             local_files_only=local_files_only,
-            allow_patterns=list(FILES),
+            allow_patterns=[*FILES, INDEX.format("*")],
         )
     except Exception as error:  # the Hub's client raises its own errors, its transport's and the system's
         msg = f"{name}: neither a directory here nor to be had from the Hub: {type(error).__name__}: {error}"

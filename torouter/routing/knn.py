@@ -19,46 +19,40 @@ from torouter.routing.config import ExpertFacts, RouterConfig, Serving
 from torouter.routing.encode import Encoder
 from torouter.routing.encoded import EmbeddingRouter
 from torouter.routing.matrix import OutcomeMatrix
+from torouter.routing.search import Search
 
 _PRIOR = 1e-3
 """Share of an expert's overall mean in its score: it decides ties, which are many with few neighbours."""
 _WIDTH = 0.2
 """A neighbour whose cosine is this much lower than the nearest one's weighs 1/e of it (cross-validated, llmrouter9)."""
-_BLOCK_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Outcomes of some experts on m queries: `embeddings` (m, d) of unit length, `scores` (m, number of `experts`)."""
+    """Outcomes of some experts on m queries: `scores` (m, number of `experts`), found by the queries' embeddings."""
 
     experts: tuple[str, ...]
-    embeddings: NDArray[np.float32]
+    search: Search
     scores: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        if not len(self.embeddings) or self.scores.shape != (len(self.embeddings), len(self.experts)):
-            msg = f"outcomes {self.scores.shape} of {len(self.experts)} experts do not fit {self.embeddings.shape}"
+        if not len(self.scores) or self.scores.shape != (len(self.search.vectors), len(self.experts)):
+            msg = (
+                f"outcomes of shape {self.scores.shape} do not fit {len(self.search.vectors)} queries and "
+                f"{len(self.experts)} experts"
+            )
             raise CheckpointError(msg)
 
     def means(self, queries: NDArray[np.float32], neighbours: int, *, by_distance: bool) -> NDArray[np.float32]:
         """Mean outcome of each query's neighbours: shape (n, number of experts)."""
-        k = min(neighbours, len(self.embeddings))
-        step = max(1, _BLOCK_BYTES // (4 * len(self.embeddings)))
-        found = [self._means(queries[i : i + step], k, by_distance) for i in range(0, len(queries), step)]
-        near = np.concatenate(found) if found else np.empty((0, len(self.experts)), dtype=np.float32)
-        means: NDArray[np.float32] = (1 - _PRIOR) * near + np.float32(_PRIOR) * self.scores.mean(axis=0)
-        return means
-
-    def _means(self, queries: NDArray[np.float32], k: int, by_distance: bool) -> NDArray[np.float32]:
-        similarity = queries @ self.embeddings.T
-        nearest = np.argpartition(similarity, -k, axis=1)[:, -k:]
-        weights = np.ones(nearest.shape, dtype=np.float32)
+        nearest, near = self.search.nearest(queries, min(neighbours, len(self.scores)))
+        weights = np.ones_like(near)
         if by_distance:
-            near = np.take_along_axis(similarity, nearest, axis=1)
             weights = np.exp((near - near.max(axis=1, keepdims=True)) / np.float32(_WIDTH))
         weights /= weights.sum(axis=1, keepdims=True)
-        means: NDArray[np.float32] = np.einsum("nk,nke->ne", weights, self.scores[nearest])
-        return means
+        means = np.einsum("nk,nke->ne", weights, self.scores[nearest])
+        found: NDArray[np.float32] = (1 - _PRIOR) * means + np.float32(_PRIOR) * self.scores.mean(axis=0)
+        return found
 
 
 class KNNRouter(EmbeddingRouter):
@@ -89,7 +83,7 @@ class KNNRouter(EmbeddingRouter):
         source: Path,
     ) -> Self:
         """A router that remembers these outcomes: `features` (m, d) of the encoder, `scores` (m, k experts)."""
-        return cls(config, encoder, (Memory(config.names, features, scores),), source)
+        return cls(config, encoder, (Memory(config.names, Search.over(features), scores),), source)
 
     def scores_of(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         settings: Mapping[str, object] = self.config.settings
@@ -99,7 +93,7 @@ class KNNRouter(EmbeddingRouter):
 
     def add_expert(self, name: str, outcomes: OutcomeMatrix) -> Self:
         config = self.config.with_expert(ExpertFacts(name=name))
-        memory = Memory((name,), self.features(outcomes.queries), outcomes.of((name,)).scores)
+        memory = Memory((name,), Search.over(self.features(outcomes.queries)), outcomes.of((name,)).scores)
         return type(self)(config, self._encoder, (*self._memories, memory), self._source)
 
     def remove_expert(self, name: str) -> Self:
@@ -115,13 +109,14 @@ class KNNRouter(EmbeddingRouter):
     def _head_content(self) -> Iterator[bytes]:
         for memory in self._memories:
             yield "\0".join(memory.experts).encode()
-            yield memory.embeddings.tobytes()
+            yield memory.search.vectors.tobytes()
             yield memory.scores.tobytes()
 
     def write_head(self, directory: Path) -> None:
         named = {}
         for number, memory in enumerate(self._memories):
-            named[f"embeddings_{number}"] = memory.embeddings
+            named[f"embeddings_{number}"] = memory.search.vectors
+            memory.search.save(directory, number)
             named[f"scores_{number}"] = memory.scores
             columns = [self.config.position(name) for name in memory.experts]
             named[f"columns_{number}"] = np.array(columns, dtype=np.int64)
@@ -134,7 +129,8 @@ class KNNRouter(EmbeddingRouter):
         for number in range(sum(name.startswith("embeddings_") for name in found)):
             try:
                 names = tuple(config.names[column] for column in found[f"columns_{number}"])
-                memories.append(Memory(names, found[f"embeddings_{number}"], found[f"scores_{number}"]))
+                search = Search.load(directory, number, found[f"embeddings_{number}"])
+                memories.append(Memory(names, search, found[f"scores_{number}"]))
             except (KeyError, IndexError):
                 raise CheckpointError(f"{directory}: the remembered outcomes do not fit router.json") from None
         return cls(config, cls.encoder_of(directory, config, serving), tuple(memories), directory)
