@@ -22,6 +22,7 @@ from langchain_core.messages.tool import tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from torouter.chat import ChatChunk, ChatReply, Usage
+from torouter.dispatch import AnswerFacts
 
 PROVIDER = "torouter"
 
@@ -136,6 +137,15 @@ def from_chunk(chunk: ChatChunk, metadata: Mapping[str, Any]) -> ChatGenerationC
         response_metadata=response_metadata,
     )
     return ChatGenerationChunk(message=message)
+
+
+def answer_facts(generation: ChatGeneration) -> AnswerFacts | None:
+    """What an answer, or a chunk of it, says of its model and tokens; None where it says nothing."""
+    usage: UsageMetadata | None = getattr(generation.message, "usage_metadata", None)
+    model = generation.message.response_metadata.get("model_name")
+    if usage is None:
+        return None if model is None else AnswerFacts(model)
+    return AnswerFacts(model, usage["input_tokens"], usage["output_tokens"])
 
 
 def last_human_text(messages: Sequence[BaseMessage]) -> str:

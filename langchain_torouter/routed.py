@@ -23,9 +23,17 @@ from pydantic import Field, PrivateAttr
 from langchain_torouter.base import Call, ExpertChatModel
 from langchain_torouter.chat_tgi import profile_of
 from langchain_torouter.errors import langchain_errors
-from langchain_torouter.messages import PROVIDER, conversation_text, from_chunk, from_reply, last_human_text
+from langchain_torouter.messages import (
+    PROVIDER,
+    answer_facts,
+    conversation_text,
+    from_chunk,
+    from_reply,
+    last_human_text,
+)
 from langchain_torouter.models import ask_model, expert_of, stream_model
-from torouter.dispatch import DispatchSettings, Target
+from torouter.dispatch import DispatchHook, DispatchSettings, Target
+from torouter.health import Health
 from torouter.routed import RoutedExperts, RouteQuery, pool_and_models
 from torouter.routing.decision import RouteDecision, routing_block
 from torouter.routing.needs import Needs
@@ -104,6 +112,8 @@ class RoutedChatModel(ExpertChatModel):
     """Deadline, cool-downs and limits of failover."""
     timeouts: Timeouts = Timeouts()
     """Limits of one request to one expert."""
+    hooks: Sequence[DispatchHook] = Field(default=(), exclude=True, repr=False)
+    """Observers of decisions, attempts and outcomes, such as `torouter.telemetry.OpenTelemetryHook()`."""
     max_retries: int | None = Field(default=None, ge=0)
     """Further walks over the ranking once every expert has failed for a passing reason, each after a cool-down; the
     same as `settings.rounds` less one, over which it wins."""
@@ -118,7 +128,9 @@ class RoutedChatModel(ExpertChatModel):
         settings = self.settings
         if self.max_retries is not None:
             settings = replace(settings, rounds=self.max_retries + 1)
-        self._routed = RoutedExperts(self.router, pool, policy=self.policy, settings=settings, timeouts=self.timeouts)
+        self._routed = RoutedExperts(
+            self.router, pool, policy=self.policy, settings=settings, timeouts=self.timeouts, hooks=self.hooks
+        )
 
     @property
     def _llm_type(self) -> str:
@@ -152,6 +164,10 @@ class RoutedChatModel(ExpertChatModel):
         """
         messages = self._convert_input(input).to_messages()
         return self._routed.decide(self._query(messages, config, kwargs))
+
+    def health(self) -> Health:
+        """The state of every expert's replicas: load, cool-down, latency and counts. Printed it is a table."""
+        return self._routed.health()
 
     # --- deciding before the run is opened ---
 
@@ -309,8 +325,11 @@ class RoutedChatModel(ExpertChatModel):
 
     async def _answer(self, call: Call) -> ChatResult:
         chosen = await self._choice(call)
-        served = await self._routed.dispatcher.call(
-            chosen.decision, partial(self._ask, call), deadline=call.seconds(self.timeout)
+        served = await self._routed.call(
+            chosen.decision,
+            partial(self._ask, call),
+            facts=lambda result: answer_facts(result.generations[0]),
+            deadline=call.seconds(self.timeout),
         )
         message = served.value.generations[0].message
         message.response_metadata["routing"] = routing_block(chosen.decision, served.expert, served.attempts)
@@ -319,8 +338,11 @@ class RoutedChatModel(ExpertChatModel):
 
     async def _answer_stream(self, call: Call) -> AsyncGenerator[ChatGenerationChunk, None]:
         chosen = await self._choice(call)
-        stream = await self._routed.dispatcher.open_stream(
-            chosen.decision, partial(self._ask_stream, call), deadline=call.seconds(self.timeout)
+        stream = await self._routed.open_stream(
+            chosen.decision,
+            partial(self._ask_stream, call),
+            facts=answer_facts,
+            deadline=call.seconds(self.timeout),
         )
         usage: UsageMetadata | None = None
         routing: dict[str, Any] | None = routing_block(chosen.decision, stream.expert, stream.attempts)

@@ -36,8 +36,9 @@ from llamaindex_torouter.messages import conversation_text, has_image, last_user
 from llamaindex_torouter.models import Call, ask_model, expert_of, stream_model
 from llamaindex_torouter.tgi_llm import TGILLM, longest_answer
 from torouter import background
-from torouter.dispatch import DispatchSettings, Target
+from torouter.dispatch import AnswerFacts, DispatchHook, DispatchSettings, Target
 from torouter.experts import Ability
+from torouter.health import Health
 from torouter.routed import RoutedExperts, RouteQuery, pool_and_models
 from torouter.routing.decision import Attempt, RouteDecision, routing_block
 from torouter.routing.needs import Needs
@@ -107,6 +108,12 @@ class RoutedLLM(ExpertLLM):
         default=DispatchSettings(rounds=3), exclude=True, description="Limits of failover."
     )
     timeouts: Timeouts = Field(default=Timeouts(), exclude=True, description="Limits of one request to one expert.")
+    hooks: Sequence[DispatchHook] = Field(
+        default=(),
+        exclude=True,
+        repr=False,
+        description="Observers of decisions, attempts and outcomes, such as `torouter.telemetry.OpenTelemetryHook()`.",
+    )
     max_retries: int | None = Field(
         default=None,
         ge=0,
@@ -116,7 +123,7 @@ class RoutedLLM(ExpertLLM):
 
     _routed: RoutedExperts = PrivateAttr()
     _models: dict[str, LLM] = PrivateAttr(default_factory=dict)
-    _endpoints: dict[tuple[str, str], TGILLM] = PrivateAttr(default_factory=dict)
+    _endpoints: dict[tuple[str, str, int | None], TGILLM] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -125,7 +132,9 @@ class RoutedLLM(ExpertLLM):
         settings = self.settings
         if self.max_retries is not None:
             settings = replace(settings, rounds=self.max_retries + 1)
-        self._routed = RoutedExperts(self.router, pool, policy=self.policy, settings=settings, timeouts=self.timeouts)
+        self._routed = RoutedExperts(
+            self.router, pool, policy=self.policy, settings=settings, timeouts=self.timeouts, hooks=self.hooks
+        )
 
     @classmethod
     def class_name(cls) -> str:
@@ -167,6 +176,10 @@ class RoutedLLM(ExpertLLM):
         """
         messages = prompt_to_messages(prompt) if isinstance(prompt, str) else prompt
         return self._routed.decide(self._query(messages, kwargs))
+
+    def health(self) -> Health:
+        """The state of every expert's replicas: load, cool-down, latency and counts. Printed it is a table."""
+        return self._routed.health()
 
     # --- LlamaIndex's eight methods ---
     # Without callback decorators: the expert's own LLM opens the event of the call. The query is made here, where the
@@ -264,14 +277,14 @@ class RoutedLLM(ExpertLLM):
 
     async def _answer(self, query: RouteQuery, call: Call) -> ChatResponse:
         decision = await self._decided(query)
-        served = await self._routed.dispatcher.call(decision, partial(self._ask, call), deadline=call.seconds)
+        served = await self._routed.call(decision, partial(self._ask, call), facts=_facts, deadline=call.seconds)
         self._answered(query, served.expert, served.value)
         return _signed(served.value, self._signature(decision, served.expert, served.attempts))
 
     async def _stream(self, query: RouteQuery, call: Call) -> AsyncGenerator[ChatResponse, None]:
         decision = await self._decided(query)
         ask = partial(self._ask_stream, call)
-        stream = await self._routed.dispatcher.open_stream(decision, ask, deadline=call.seconds)
+        stream = await self._routed.open_stream(decision, ask, facts=_facts, deadline=call.seconds)
         signature = self._signature(decision, stream.expert, stream.attempts)
         async with aclosing(stream):
             async for response in stream:
@@ -279,9 +292,7 @@ class RoutedLLM(ExpertLLM):
         self._answered(query, stream.expert, response)
 
     def _answered(self, query: RouteQuery, expert: str, response: ChatResponse) -> None:
-        usage = response.raw.get("usage") if isinstance(response.raw, dict) else None
-        tokens = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
-        self._routed.answered(expert, output_tokens=tokens, session=query.session)
+        self._routed.answered(expert, output_tokens=_facts(response).output_tokens, session=query.session)
 
     async def _decided(self, query: RouteQuery) -> RouteDecision:
         if self.rate_limiter is not None:
@@ -304,7 +315,7 @@ class RoutedLLM(ExpertLLM):
         """The LLM of one replica, and the call with the time that is left for it."""
         model = self._models.get(target.expert.name)
         if model is None:
-            key = (target.expert.name, target.url)
+            key = (target.expert.name, target.url, target.expert.context_window)  # which may become known later
             model = self._endpoints.get(key)
             if model is None:  # it retries nothing: another expert is asked at once
                 model = TGILLM.of_expert(target.expert, url=target.url, timeouts=self.timeouts, max_retries=0)
@@ -323,6 +334,14 @@ class RoutedLLM(ExpertLLM):
 def emit(decision: RouteDecision) -> None:
     """Tell LlamaIndex's instrumentation of a decision."""
     dispatcher.event(RouteDecisionEvent(**decision.to_json()))
+
+
+def _facts(response: ChatResponse) -> AnswerFacts:
+    """What a response says of its model and tokens, where its integration keeps the server's OpenAI-like object."""
+    raw = response.raw if isinstance(response.raw, Mapping) else {}
+    usage = raw.get("usage")
+    tokens = usage if isinstance(usage, Mapping) else {}
+    return AnswerFacts(raw.get("model"), tokens.get("prompt_tokens"), tokens.get("completion_tokens"))
 
 
 def _signed(response: ChatResponse, routing: dict[str, Any]) -> ChatResponse:

@@ -13,7 +13,8 @@ TORouterError
     │   ├── ExpertGenerationError, ExpertServerError, ExpertProtocolError
     │   └── TruncatedReplyError
     ├── ExpertAccessError         ask the next expert; the failed one cools down for long
-    │   └── ExpertAuthenticationError, ExpertPermissionError, ExpertNotFoundError
+    │   ├── ExpertAuthenticationError, ExpertPermissionError, ExpertNotFoundError
+    │   └── ExpertMismatchError
     ├── ContextLengthError        ask an expert with a larger window; nobody cools down
     └── ExpertRequestError        the request is wrong: no other expert is asked
 """
@@ -122,6 +123,13 @@ class ExpertPermissionError(ExpertAccessError):
 
 class ExpertNotFoundError(ExpertAccessError):
     """404 or 405: no such path or no such model at this url."""
+
+
+class ExpertMismatchError(ExpertNotFoundError):
+    """The expert's server serves another model than the router was trained for, or than the expert's description says.
+
+    Raised with `DispatchSettings(handshake="refuse")` only.
+    """
 
 
 class ContextLengthError(ExpertError):

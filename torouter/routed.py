@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from torouter.dispatch import Dispatcher, DispatchSettings, Target
+from torouter.dispatch import AnswerFacts, Dispatcher, DispatchHook, DispatchSettings, Served, ServedStream, Target
 from torouter.errors import ConfigurationError
 from torouter.experts import Expert, ExpertPool
+from torouter.handshake import Handshakes
+from torouter.health import Health
 from torouter.routing.cache import Row, ScoreCache
 from torouter.routing.decision import RouteDecision
 from torouter.routing.needs import Estimate, Needs, estimate_tokens, expected_price
 from torouter.routing.policy import RoutingPolicy
 from torouter.routing.router import AutoRouter, Router
 from torouter.routing.sessions import Sessions
-from torouter.tgi import TGIClient, Timeouts, client_for
+from torouter.tgi import ServerInfo, TGIClient, Timeouts, client_for
 
 M = TypeVar("M")
+T = TypeVar("T")
 
 Experts = ExpertPool | str | os.PathLike[str] | Sequence[Expert] | Mapping[str, Any]
 """What `ExpertPool` takes; as values of a mapping, an adapter takes its framework's models too."""
@@ -56,6 +61,7 @@ class RoutedExperts:
         policy: How scores become a ranking.
         settings: Deadline, cool-downs and limits of the dispatcher.
         timeouts: Limits of one request to one expert.
+        hooks: Observers of decisions, attempts and outcomes.
 
     Raises:
         CheckpointError: The router can't be loaded.
@@ -70,6 +76,7 @@ class RoutedExperts:
         policy: RoutingPolicy | None = None,
         settings: DispatchSettings | None = None,
         timeouts: Timeouts | None = None,
+        hooks: Sequence[DispatchHook] = (),
     ) -> None:
         self.router = router if isinstance(router, Router) else AutoRouter.from_pretrained(router)
         self.experts = experts
@@ -77,10 +84,14 @@ class RoutedExperts:
         self.policy = policy or RoutingPolicy()
         self.policy.check(experts)
         usual = {fact.name: Estimate(fact.output_tokens, fact.seconds) for fact in self.router.config.experts}
-        self.dispatcher = Dispatcher(experts, settings or DispatchSettings(), estimates=usual)
+        settings = settings or DispatchSettings()
+        self.dispatcher = Dispatcher(experts, settings, estimates=usual, hooks=hooks)
+        trained_for = {fact.name: fact.model for fact in self.router.config.experts if fact.model is not None}
+        self._handshakes = Handshakes(settings.handshake, trained_for, self.client, self._learn)
+        self._described = experts
+        self._lock = threading.Lock()
         self._sessions = Sessions()
-        windows = [expert.context_window for expert in experts.values() if expert.context_window is not None]
-        self._smallest_window = min(windows, default=None)
+        self._smallest_window = _smallest_window(experts)
         self._timeouts = timeouts or Timeouts()
         self._scores = ScoreCache(self.router)
         self._clients: dict[tuple[str, str], TGIClient] = {}
@@ -121,6 +132,55 @@ class RoutedExperts:
             return None
         return estimate_tokens(text)
 
+    async def call(
+        self,
+        decision: RouteDecision,
+        ask: Callable[[Target], Awaitable[T]],
+        *,
+        facts: Callable[[T], AnswerFacts | None],
+        deadline: float | None = None,
+    ) -> Served[T]:
+        """One whole answer, as `Dispatcher.call` gets it.
+
+        Args:
+            decision: Whose ranking is walked.
+            ask: Asks one replica.
+            facts: What an answer says of itself, for the hooks.
+            deadline: Seconds for this call in place of the settings'.
+        """
+
+        async def asked(target: Target) -> T:
+            async with self._handshakes.beside(target):
+                value = await ask(target)
+            if (told := facts(value)) is not None:
+                target.tell(told)
+            return value
+
+        return await self.dispatcher.call(decision, asked, deadline=deadline)
+
+    async def open_stream(
+        self,
+        decision: RouteDecision,
+        ask: Callable[[Target], AsyncGenerator[T, None]],
+        *,
+        facts: Callable[[T], AnswerFacts | None],
+        deadline: float | None = None,
+    ) -> ServedStream[T]:
+        """A streamed answer, as `Dispatcher.open_stream` gets it; `facts` is of each of its items."""
+
+        async def asked(target: Target) -> AsyncGenerator[T, None]:
+            async with self._handshakes.beside(target), aclosing(ask(target)) as items:
+                async for item in items:
+                    if (told := facts(item)) is not None:
+                        target.tell(told)
+                    yield item
+
+        return await self.dispatcher.open_stream(decision, asked, deadline=deadline)
+
+    def health(self) -> Health:
+        """The state of every replica."""
+        return Health(self.dispatcher.snapshot())
+
     def answered(self, expert: str, *, output_tokens: int | None, session: str | None = None) -> None:
         """Take note of an answer: its length moves the expert's estimate, its session stays with the expert."""
         if output_tokens is not None:
@@ -136,9 +196,28 @@ class RoutedExperts:
         """
         key = (target.expert.name, target.url)
         client = self._clients.get(key)
-        if client is None:
+        if client is None or client.expert is not target.expert:  # more may have become known of the expert
             client = self._clients[key] = client_for(target.expert, url=target.url, timeouts=self._timeouts)
         return client
+
+    def _learn(self, target: Target, info: ServerInfo) -> None:
+        """Take a server's own limits where the expert's description says nothing."""
+        name = target.expert.name
+        described = self._described[name]
+        limit, most = info.max_concurrent_requests, self.dispatcher.settings.max_concurrency
+        if limit and described.max_concurrency is None:
+            self.dispatcher.limit(name, limit if most is None else min(limit, most), url=target.url)
+        window = info.max_total_tokens
+        if not window or described.context_window is not None:
+            return
+        with self._lock:
+            known = self.experts[name].context_window  # of another replica
+            if known is not None and known <= window:
+                return
+            expert = replace(described, context_window=window)
+            self.experts = ExpertPool({**self.experts, name: expert})
+            self._smallest_window = _smallest_window(self.experts)
+            self.dispatcher.describe(expert)
 
     def _decided(self, query: RouteQuery, row: Row, started: float) -> RouteDecision:
         estimates = self.dispatcher.estimates()
@@ -176,6 +255,11 @@ def pool_and_models(
         return ExpertPool(experts), {}
     models = {name: value for name, value in experts.items() if isinstance(value, kind)}
     return ExpertPool({**experts, **{name: describe(name, model) for name, model in models.items()}}), models
+
+
+def _smallest_window(experts: ExpertPool) -> int | None:
+    windows = [expert.context_window for expert in experts.values() if expert.context_window is not None]
+    return min(windows, default=None)
 
 
 def _check_same_experts(router: Router, pool: ExpertPool) -> None:

@@ -49,7 +49,7 @@ class ScriptedTGI:
         limits: Further limits by their names in `Limits`; those on concurrent requests and on tokens are enforced.
 
     Attributes:
-        requests: Every request that has come in.
+        requests: Every POST request that has come in. `gets`: all others.
         connections: TCP connections ever opened. `open_connections`: those open now.
         in_flight: POST requests being answered now. `held`: those of them that wait for `release()`.
         answer: From a chat body to a text or an answer; replaces the built-in model.
@@ -73,6 +73,7 @@ class ScriptedTGI:
         self.api_key = api_key if self.dialect.has_api_key else None
         self.answer: Callable[[Mapping[str, Any]], str | Answer] = lambda body: model.answer(body, model_id)
         self.requests: list[Recorded] = []
+        self.gets: list[Recorded] = []
         self.errors: list[BaseException] = []
         self.connections = self.open_connections = self.in_flight = self.held = 0
         self._permits = self.limits.max_concurrent_requests
@@ -179,7 +180,10 @@ class ScriptedTGI:
     async def handle(self, request: web.BaseRequest, connection: int) -> web.StreamResponse:
         if request.method != "POST":
             self._record(request, None, connection)
-            return await sending.send(request, self._got(request))
+            try:
+                return await sending.send(request, self._got(request))
+            except ConnectionError:
+                return await sending.gone()
         self.change(in_flight=1)
         try:
             return await self._post(request, connection)
@@ -195,7 +199,8 @@ class ScriptedTGI:
         lost: tuple[str, ...] = ()
         if not self._openai and isinstance(body, dict) and isinstance(body.get("messages"), list):
             lost = checks.lost(body)
-        self.requests.append(Recorded(request.method, request.path, request.headers, body, connection, lost))
+        seen = self.requests if request.method == "POST" else self.gets
+        seen.append(Recorded(request.method, request.path, request.headers, body, connection, lost))
         self.change()
 
     def _got(self, request: web.BaseRequest) -> Raw:

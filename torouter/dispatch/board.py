@@ -193,6 +193,13 @@ class Board:
                     replica.limit = max_concurrency
         self._wake(state)
 
+    def describe(self, expert: Expert) -> None:
+        state = self._state(expert.name)
+        with self._lock:
+            state.expert = expert
+            for replica in state.replicas:
+                replica.expert = expert
+
     def observe(self, expert: str, output_tokens: float) -> None:
         state = self._state(expert)
         with self._lock:

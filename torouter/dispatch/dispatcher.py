@@ -213,6 +213,10 @@ class Dispatcher:
         """Change how many requests the expert's replicas, or the one at `url`, are sent at the same time."""
         self._board.limit(expert, max_concurrency, url)
 
+    def describe(self, expert: Expert) -> None:
+        """Put what has become known of an expert, such as its window, in the place of the expert of the same name."""
+        self._board.describe(expert)
+
     def _start(self, decision: RouteDecision, deadline: float | None, *, streamed: bool) -> Journal:
         walk = self._board.start(decision.ranking, self.settings.deadline if deadline is None else deadline)
         return Journal(self._hooks, decision, walk, self._clock, streamed=streamed)

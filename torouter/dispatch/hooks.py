@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torouter.dispatch.health import Lease
 from torouter.dispatch.walk import Walk
@@ -83,6 +83,7 @@ class CallEnded:
 DispatchEvent = CallBegan | AttemptBegan | AttemptEnded | CallEnded
 
 
+@runtime_checkable  # for pydantic, which both adapters' fields are checked by
 class DispatchHook(Protocol):
     """Called with each event, in the task that makes the call. What it raises is logged and goes no further."""
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from torouter.errors import ConfigurationError
+
+Handshake = Literal["warn", "refuse", "off"]
+HANDSHAKES: tuple[Handshake, ...] = ("warn", "refuse", "off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +47,16 @@ class DispatchSettings:
     queue_seconds: float = 30.0
     """How long a call waits for a slot of a fully loaded expert, at most half of the time left, before it goes to the
     next one with a free slot. If all are full it goes on waiting, until the deadline."""
+    handshake: Handshake = "warn"
+    """What to do where a server says (`/info`, `/v1/models`) that it serves another model than the router was trained
+    for, or than the expert's `model`: "warn" once in the log, "refuse" to send it anything, "off": do not ask."""
 
     def __post_init__(self) -> None:
         for name in ("cooldown", "max_cooldown", "access_cooldown", "retry_ratio", "retry_reserve", "queue_seconds"):
             self._check(name, 0 <= _number(getattr(self, name)) < math.inf, "give a number, zero or more")
         self._check("deadline", self.deadline is None or _number(self.deadline) > 0, "give seconds above zero, or None")
         self._check("attempt_share", 0 < _number(self.attempt_share) <= 1, "give a share above 0, up to 1")
+        self._check("handshake", self.handshake in HANDSHAKES, f"use one of {', '.join(HANDSHAKES)}")
         self._check("rounds", _counts(self.rounds), "give a whole number above zero")
         limit = self.max_concurrency
         self._check("max_concurrency", limit is None or _counts(limit), "give a whole number above zero, or None")
