@@ -27,9 +27,9 @@ SERIES = tuple(f"#01020{digit}" for digit in range(1, 7))
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
     color: f"--series-{number}" for number, color in enumerate(SERIES, start=1)
 }
-_MARKERS = "osD^vP"
+MARKERS = "osD^vP"
 _WIDTH = 6.4  # inches of 72 units: at 400 px of width a text of 13 units is still 10 px high
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "font.size": 13,
     "axes.edgecolor": MUTED,
@@ -54,7 +54,7 @@ def _styled(draw: Draw) -> Draw:
     def styled(lines: Sequence[Line]) -> str:
         import matplotlib as mpl
 
-        with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+        with mpl.rc_context(STYLE):  # type: ignore[arg-type]
             return draw(lines)
 
     return styled
@@ -63,7 +63,7 @@ def _styled(draw: Draw) -> Draw:
 @_styled
 def cost_and_quality(lines: Sequence[Line]) -> str:
     """Curves of the routers over the single experts and their hull."""
-    figure, axes = _blank(4.8)
+    figure, axes = blank(4.8)
     experts = [line for line in lines if line.role == "expert" and "cost" in line.figures]
     costs, qualities = (np.array([line.figures[key].mean for line in experts]) for key in ("cost", "priced_quality"))
     hull = Curve(np.arange(len(experts), dtype=np.float64), costs, qualities).hull()
@@ -74,7 +74,7 @@ def cost_and_quality(lines: Sequence[Line]) -> str:
         assert line.curve is not None
         color, start = SERIES[number % len(SERIES)], (line.curve.costs[0], line.curve.qualities[0])
         axes.plot(line.curve.costs, line.curve.qualities, color=color, linewidth=2)
-        axes.plot(*start, _MARKERS[number % len(_MARKERS)], color=color, markersize=6)
+        axes.plot(*start, MARKERS[number % len(MARKERS)], color=color, markersize=6)
         labels.append((line.name, *start, color))
     for line in lines:
         if line.name in ("oracle", "random") and line.role == "yardstick":
@@ -90,15 +90,15 @@ def cost_and_quality(lines: Sequence[Line]) -> str:
         axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("USD per 1,000 queries")
     axes.set_ylabel("quality")
-    _label(figure, axes, labels)
-    return _svg(figure, "Quality against cost of routers, single experts and their hull")
+    label(figure, axes, labels)
+    return svg(figure, "Quality against cost of routers, single experts and their hull")
 
 
 @_styled
 def qualities(lines: Sequence[Line]) -> str:
     """Quality of every contender, with its standard deviation."""
     shown = [line for line in lines if "quality" in line.figures]
-    figure, axes = _blank(0.8 + 0.27 * len(shown))
+    figure, axes = blank(0.8 + 0.27 * len(shown))
     colors = {"router": SERIES[0], "yardstick": INK, "expert": MUTED}
     for row, line in enumerate(shown):
         found = line.figures["quality"]
@@ -108,35 +108,36 @@ def qualities(lines: Sequence[Line]) -> str:
     axes.set_yticks(range(len(shown)), [line.name for line in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel("quality")
-    return _svg(figure, "Quality of every contender with its standard deviation")
+    return svg(figure, "Quality of every contender with its standard deviation")
 
 
 @_styled
 def calibration(lines: Sequence[Line]) -> str:
     """Mean outcome against predicted quality, for routers whose scores estimate qualities."""
-    figure, axes = _blank(4.8)
+    figure, axes = blank(4.8)
     axes.plot([0, 1], [0, 1], "--", color=MUTED, linewidth=1.2)
     labels = []
     for number, line in enumerate(line for line in lines if line.reliability is not None):
         assert line.reliability is not None
         _, predicted, observed = line.reliability.filled()
         color = SERIES[number % len(SERIES)]
-        axes.plot(predicted, observed, _MARKERS[number % len(_MARKERS)] + "-", color=color, linewidth=2, markersize=4)
+        axes.plot(predicted, observed, MARKERS[number % len(MARKERS)] + "-", color=color, linewidth=2, markersize=4)
         labels.append((line.name, predicted[-1], observed[-1], color))
     axes.set_xlabel("predicted quality")
     axes.set_ylabel("mean outcome")
-    _label(figure, axes, labels)
-    return _svg(figure, "Reliability: mean outcome against predicted quality")
+    label(figure, axes, labels)
+    return svg(figure, "Reliability: mean outcome against predicted quality")
 
 
-def _blank(height: float) -> tuple[Figure, Axes]:
+def blank(height: float) -> tuple[Figure, Axes]:
+    """An empty drawing, `height` inches high."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, height), dpi=72, layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _label(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float, str]]) -> None:
+def label(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float, str]]) -> None:
     """Write each label beside its point, where it covers no other label and no point; better on no line either."""
     from matplotlib.transforms import Bbox
 
@@ -178,7 +179,7 @@ def _along(line: Line2D) -> NDArray[np.float64]:
     return np.column_stack([np.interp(at, index, vertices[:, axis]) for axis in (0, 1)])
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg(figure: Figure, title: str) -> str:
     """The drawing's `svg` element, with CSS variables, ids of its own and a title that screen readers tell."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
