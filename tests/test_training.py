@@ -113,6 +113,17 @@ def test_the_validation_part_is_cut_by_the_seed_and_is_not_learnt(tiny_encoder):
     assert learnt.queries == again.queries != other.queries
 
 
+def test_frozen_layers_stay_as_the_encoder_has_them(tiny_encoder, tmp_path):
+    from safetensors.numpy import load_file
+
+    train(tiny.table(60), out=tmp_path / "out", recipe=tiny.recipe(tiny_encoder, frozen_layers=1, epochs=1))
+
+    before, after = load_file(tiny_encoder / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    moved = {name for name in before if (before[name] != after[f"bert.{name}"]).any()}
+    assert not [name for name in moved if name.startswith(("embeddings.", "encoder.layer.0."))]
+    assert [name for name in moved if name.startswith("encoder.layer.1.")]
+
+
 def test_outcomes_are_smoothed_by_their_data_sets_means():
     scores = np.array([[1, 0], [0, 0], [0.5, 1]], dtype=np.float32)
 
@@ -139,7 +150,7 @@ def test_an_encoder_that_is_none_is_refused(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["bert", "knn"])
 def test_more_tokens_than_the_encoder_can_read_are_refused(kind, tiny_encoder, tmp_path):
-    with pytest.raises(ConfigurationError, match="max_length=65.*64 positions"):
+    with pytest.raises(ConfigurationError, match=r"max_length=65.*64 positions"):
         train(tiny.table(), out=tmp_path / "out", recipe=tiny.recipe(tiny_encoder, router=kind, max_length=65))
 
 
@@ -173,6 +184,7 @@ def test_a_directory_that_is_no_checkpoint_is_refused_before_training(tiny_encod
         ("neighbours", 0),
         ("weights", "cosine"),
         ("max_length", 4),
+        ("frozen_layers", -1),
     ],
 )
 def test_a_recipe_that_cant_work_names_field_value_and_fix(field, value):

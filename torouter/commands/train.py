@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--learning-rate", type=float)
     add("--batch-size", type=int)
     add("--patience", type=int, metavar="EPOCHS", help="without a gain after which training stops")
+    add("--frozen-layers", type=int, metavar="N", help="lower layers of the BERT that are not trained")
     add("--hidden", type=int, metavar="UNITS", help="of the MLP")
     add("--neighbours", type=int, metavar="K", help="of the KNN; 1 is the paper's")
     add("--weights", choices=("uniform", "distance"), help="of the KNN's neighbours")

@@ -45,6 +45,8 @@ class Recipe:
     batch_size: int | None = None
     patience: int = 2
     """Epochs without a gain after which the BERT's training stops."""
+    frozen_layers: int = 0
+    """Lower layers of the BERT that stay as they are, with its embeddings; 0 trains all, as the paper does."""
     hidden: int = 256
     """Hidden units of the MLP."""
     neighbours: int = 100
@@ -67,6 +69,7 @@ class Recipe:
             ("learning_rate", self.learning_rate is None or self.learning_rate > 0, "give a number above 0"),
             ("batch_size", self.batch_size is None or self.batch_size > 0, "give at least 1"),
             ("patience", self.patience > 0, "give at least 1"),
+            ("frozen_layers", self.frozen_layers >= 0, "give 0 or more"),
             ("hidden", self.hidden > 0, "give at least 1"),
             ("neighbours", self.neighbours > 0, "give at least 1"),
             ("weights", self.weights in ("uniform", "distance"), "use uniform or distance"),

@@ -57,6 +57,7 @@ class Run:
         with quiet():
             self._model = _model(self._source, config)
         check_length(self._model.config, recipe.max_length)
+        _freeze(self._model, recipe.frozen_layers)
         self._arguments = self._training_arguments()
         if self.is_first:
             self._prepare_work()
@@ -251,6 +252,19 @@ def _model(source: str, config: RouterConfig) -> Any:
         )
     except Exception as error:  # whatever a damaged directory makes transformers raise
         raise ConfigurationError(f"encoder {source!r} can't be loaded: {error}") from error
+
+
+def _freeze(model: Any, count: int) -> None:
+    """Take the embeddings and the `count` lowest layers out of training."""
+    if not count:
+        return
+    stacks = (module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList))
+    layers = next((stack for stack in stacks if len(stack) == model.config.num_hidden_layers), None)
+    if layers is None or count > len(layers):
+        most = 0 if layers is None else len(layers)
+        raise ConfigurationError(f"frozen_layers={count} can't be used: the encoder has {most} layers to freeze")
+    for module in (model.base_model.embeddings, *layers[:count]):
+        module.requires_grad_(False)
 
 
 def _head_name(model: Any) -> str:
