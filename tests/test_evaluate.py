@@ -343,11 +343,15 @@ def test_the_command_writes_the_report_and_prints_its_tables(
         router.save_pretrained(tmp_path / str(split))
     routers = [f"--router=mean={tmp_path / '0'}", f"--router=mean={tmp_path / '1'}"]
     splits = ["--split=standard:0", "--split=standard:1", "--no-progress"]
-    code = main(["evaluate", str(tmp_path / "table.parquet"), *routers, *splits, "--report", str(tmp_path / "report")])
+    paths = [str(tmp_path / "table.parquet"), "--report", str(tmp_path / "report")]
+    code = main(["evaluate", *paths, *routers, *splits, "--card"])
     printed = capsys.readouterr()
     assert code == 0
     assert re.search(r"\| mean +\| 0\.\d{3} ± 0\.\d{3} \|", printed.out)
     assert (tmp_path / "report" / "report.html").is_file()
+    card = (tmp_path / "0" / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"\| quality \| 0\.\d{3} ± 0\.\d{3} \|", card)
+    assert "n = 40 + 40 (standard:0, standard:1)" in card
 
 
 def test_the_command_tells_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

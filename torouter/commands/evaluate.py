@@ -49,11 +49,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("bert", "mlp", "knn"),
         help="train a router of this kind on all data sets but one and judge it on that one, for each",
     )
+    add("--card", action="store_true", help="tell the results in README.md of each router's directory too")
     add("--no-progress", dest="progress", action="store_false", help="no progress bar")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write the report and print its tables."""
+    from torouter.evaluation.card import card_results, write_card
     from torouter.evaluation.evaluate import evaluate, leave_one_dataset_out
     from torouter.evaluation.report import prepare, write_report
     from torouter.evaluation.sections import facts, sections
@@ -62,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     prepare(arguments.report)
     table = OutcomeTable.concat([OutcomeTable.read(path) for path in arguments.tables])
-    routers = [(name, AutoRouter.from_pretrained(path)) for name, path in map(_named, arguments.router)]
+    named = [_named(text) for text in arguments.router]
+    routers = [(name, AutoRouter.from_pretrained(path)) for name, path in named]
     left_out = [
         row
         for kind in arguments.leave_one_out
@@ -77,6 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
         progress=arguments.progress,
     )
     out = write_report(evaluation, arguments.report)
+    for (name, path), (_, router) in zip(named, routers, strict=True):
+        if arguments.card and Path(path).is_dir():
+            write_card(path, router.config, card_results(evaluation, name))
     print("\n".join(facts(evaluation)))
     for section in sections(evaluation):
         print(f"\n{section.title}")
