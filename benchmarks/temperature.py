@@ -1,0 +1,152 @@
+"""Does the paper's T = 10 matter, which way it is meant, and do soft labels beat hard ones?
+
+    python -m benchmarks.temperature                   # heads on frozen embeddings
+    python -m benchmarks.temperature --router bert --seeds 0 --labels multiply:10 divide:10   # minutes per label
+
+One router per form of the label, all else equal: softmax(T * s), softmax(s / T), all on the best expert ("hard"), and
+beside them the per-expert objective ("bce"). Each is learnt from the outcomes as they are, as the paper did, and from
+outcomes that are mixed with the means of their data sets, as `torouter train` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from benchmarks.study import Findings, Grid, Remembered, Series, Source, about, drawing, figures, fit, quality, run
+from torouter.evaluation import metrics
+from torouter.evaluation.columns import Column, Figure
+from torouter.pipeline.lessons import lessons
+from torouter.pipeline.outcomes import OutcomeTable
+from torouter.pipeline.recipe import Recipe
+from torouter.pipeline.training import train
+from torouter.routing.router import Router
+
+TEMPERATURES = (1, 5, 10, 20, 50)
+LABELS = (
+    "hard",
+    *(f"multiply:{t}" for t in reversed(TEMPERATURES)),
+    *(f"divide:{t}" for t in TEMPERATURES),
+    "bce",
+)
+"""From the sharpest label to the flattest; T = 1 is the same label in both forms."""
+COLUMNS = (
+    Column("quality", "quality", "{:.4f}", "Mean outcome of the chosen experts on the test part."),
+    Column("gain", "gain", "{:+.4f}", "Quality minus that of the best single expert of the train part."),
+    Column("gap_closed", "gap closed", "{:.1%}", "(router - best single) / (oracle - best single)."),
+    Column("sharpness", "KL", "{:.2g}", "How far the labels are from saying nothing: mean KL to uniform, in nats."),
+    Column("epoch", "epoch", "{:.0f}", "Epoch of least validation loss, which is the one that is kept."),
+)
+
+
+def recipe_for(label: str, own_share: float, seed: int, router: str) -> Recipe:
+    """The recipe that differs from the default in the label alone."""
+    form, _, temperature = label.partition(":")
+    recipe = Recipe(router=router, own_share=own_share, seed=seed, progress=False)  # type: ignore[arg-type]
+    if form == "bce":
+        return recipe
+    return replace(recipe, objective="soft", label_form=form, temperature=float(temperature or 1))  # type: ignore[arg-type]
+
+
+def trained(table: OutcomeTable, recipe: Recipe, encoder: Remembered, source: Source) -> Router:
+    """A router of either kind; a BERT is fine-tuned in full."""
+    if recipe.router == "mlp":
+        return fit(table, recipe, encoder)
+    with tempfile.TemporaryDirectory() as folder:
+        return train(table, out=Path(folder) / "bert", recipe=replace(recipe, encoder=source.encoder))
+
+
+def measured(
+    label: str, own_share: float, seed: int, table: OutcomeTable, encoder: Remembered, source: Source, kind: str
+) -> dict[str, float]:
+    """What one label is worth on one split."""
+    learnt, test = table.split(f"standard:{seed}")
+    recipe = recipe_for(label, own_share, seed, kind)
+    router = trained(learnt, recipe, encoder, source)
+    outcomes = test.matrix()
+    single = float(outcomes.scores[:, metrics.best_single(learnt.matrix().scores)].mean(dtype=np.float64))
+    top = metrics.mean_of(outcomes.scores, metrics.oracle_choices(outcomes.scores))
+    reached = quality(router, outcomes)
+    found = {"quality": reached, "gain": reached - single, "gap_closed": metrics.gap_closed(reached, single, top)}
+    if label != "bce":
+        labels = lessons(learnt, recipe)[0].targets.astype(np.float64)
+        information = np.where(labels > 0, labels * np.log(np.maximum(labels, 1e-300) * labels.shape[1]), 0.0)
+        found["sharpness"] = float(information.sum(axis=1).mean())
+    if "best_epoch" in router.config.training:
+        found["epoch"] = float(cast("int", router.config.training["best_epoch"]))
+    return found
+
+
+def study(source: Source, options: argparse.Namespace) -> Findings:
+    """All labels on all splits."""
+    table = source.table(options.table)
+    encoder = source.embeddings(table)
+    grids, series = [], []
+    for own_share in options.own_share:
+        rows = {
+            label: figures(
+                [measured(label, own_share, seed, table, encoder, source, options.router) for seed in options.seeds]
+            )
+            for label in options.labels
+        }
+        how = "as they are" if own_share == 1 else f"mixed with their data set's means ({own_share:g} their own)"
+        grids.append(Grid(caption=f"Outcomes {how}", columns=COLUMNS, rows=rows))
+        series += _lines(how, rows)
+    return Findings(
+        title="Temperature and direction of soft labels, and hard labels",
+        facts=[about(options.table, table, stripped=source.strip_options), f"Router: {options.router}."],
+        grids=grids,
+        plots={
+            "temperature": drawing(
+                "Quality against the factor before the softmax",
+                series,
+                x="factor f of softmax(f * s)",
+                y="quality",
+                log=True,
+            )
+        },
+    )
+
+
+def _lines(how: str, rows: Mapping[str, Mapping[str, Figure]]) -> list[Series]:
+    """Quality over the factor: T where the label multiplies by it, 1 / T where it divides; hard is a level line."""
+    factors = {label: _factor(label) for label in rows}
+    soft = sorted((factor, label) for label, factor in factors.items() if factor is not None)
+    if not soft:
+        return []
+    short = "as they are" if "as they" in how else "mixed"
+    lines = [Series(name=short, x=[f for f, _ in soft], y=[rows[label]["quality"] for _, label in soft])]
+    for label, style in (("hard", "--"), ("bce", ":")):
+        if label in rows:
+            level = rows[label]["quality"]
+            lines.append(Series(name=f"{label}, {short}", x=[soft[0][0], soft[-1][0]], y=[level, level], style=style))
+    return lines
+
+
+def _factor(label: str) -> float | None:
+    form, _, temperature = label.partition(":")
+    return {"multiply": 1.0, "divide": -1.0}.get(form) and math.pow(float(temperature), 1 if form == "multiply" else -1)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The study's own arguments."""
+    parser.add_argument("--table", default="llmrouter9", help="name of the outcome table")
+    parser.add_argument("--router", choices=("mlp", "bert"), default="mlp")
+    parser.add_argument("--labels", nargs="+", choices=LABELS, default=LABELS, metavar="FORM:T", help=", ".join(LABELS))
+    parser.add_argument("--own-share", type=float, nargs="+", default=[1.0, Recipe().own_share], metavar="SHARE")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the study."""
+    run(study, "temperature", cast("str", __doc__), argv, configure=configure)
+
+
+if __name__ == "__main__":
+    main()
