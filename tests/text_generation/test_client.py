@@ -217,6 +217,12 @@ async def test_a_cut_answer_is_an_error(tgi: ScriptedTGI) -> None:
         await answered(client_of(tgi), stream=False)
 
 
+async def test_an_event_without_end_is_an_error(tgi: ScriptedTGI) -> None:
+    tgi.script(Fault.oversized_event())
+    with pytest.raises(ExpertProtocolError):
+        await answered(client_of(tgi), stream=True)
+
+
 async def test_an_error_within_a_stream_has_the_text_so_far(tgi: ScriptedTGI) -> None:
     tgi.script(Fault.error_midway(2))
     with pytest.raises(ExpertGenerationError) as raised:
