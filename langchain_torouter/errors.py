@@ -17,7 +17,7 @@ from langchain_core.exceptions import (
     ModelTimeoutError,
 )
 
-from torouter import errors
+from torouter import errors, foreign
 
 
 class TORouterRateLimitError(errors.ExpertOverloadedError, ModelRateLimitError):
@@ -135,12 +135,10 @@ def langchain_errors() -> Iterator[None]:
 
 def as_expert_error(error: Exception, expert: str) -> errors.ExpertError | None:
     """What a failure of a LangChain model means for failover, None where it is not a model's failure but a bug."""
-    if isinstance(error, errors.ExpertError):
-        return error
     for theirs, ours in _FOREIGN_ERRORS:
-        if isinstance(error, theirs):
-            return ours(f"expert {expert!r}: {type(error).__name__}: {error}", expert=expert)
-    return None
+        if isinstance(error, theirs) and not isinstance(error, errors.ExpertError):
+            return ours(f"expert {expert!r}: {type(error).__name__}", expert=expert)
+    return foreign.as_expert_error(error, expert)
 
 
 _FOREIGN_ERRORS: tuple[tuple[type[Exception], type[errors.ExpertError]], ...] = (
@@ -153,7 +151,4 @@ _FOREIGN_ERRORS: tuple[tuple[type[Exception], type[errors.ExpertError]], ...] = 
     (ModelNotFoundError, errors.ExpertNotFoundError),
     (ContextOverflowError, errors.ContextLengthError),
     (ModelInvalidRequestError, errors.ExpertRequestError),
-    # Integrations that know no ModelError still raise Python's own.
-    (TimeoutError, errors.ExpertTimeoutError),
-    (ConnectionError, errors.ExpertConnectionError),
 )

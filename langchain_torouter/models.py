@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from typing import Any, cast
 
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -19,6 +19,7 @@ from langchain_torouter.base import Call
 from langchain_torouter.errors import as_expert_error
 from torouter.errors import ConfigurationError
 from torouter.experts import Ability, Expert
+from torouter.foreign import expert_errors
 
 _DONE = object()
 
@@ -44,7 +45,7 @@ async def ask_model(model: BaseChatModel, call: Call, name: str, defaults: Mappi
         ExpertError: The model failed in a way that its integration names by a LangChain error.
     """
     keywords = _keywords(model, call, defaults)
-    with _as_expert(name):
+    with expert_errors(name, as_expert_error):
         if call.sync:
             manager = cast("Any", call.run_manager)
             return await asyncio.to_thread(
@@ -68,7 +69,7 @@ async def stream_model(
         yield _as_chunk(result.generations[0])
         return
     keywords = _keywords(model, call, defaults)
-    with _as_expert(name):
+    with expert_errors(name, as_expert_error):
         if call.sync and type(model)._stream is not BaseChatModel._stream:  # noqa: SLF001
             chunks = _stepwise(model._stream(call.messages, stop=call.stop, **keywords))  # noqa: SLF001
         else:
@@ -123,14 +124,3 @@ def _keywords(model: BaseChatModel, call: Call, defaults: Mapping[str, Any]) -> 
             raise ConfigurationError(msg)
         keywords.update(bound.kwargs)
     return keywords
-
-
-@contextmanager
-def _as_expert(name: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        mapped = as_expert_error(error, name)
-        if mapped is None or mapped is error:
-            raise
-        raise mapped from error

@@ -6,8 +6,8 @@ RoutedLLM's own methods open none: LlamaIndex's TokenCountingHandler would count
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from llama_index.core.tools.types import BaseTool
 from llamaindex_torouter.base import ExpertLLM
 from torouter import errors
 from torouter.experts import Ability, Expert
-from torouter.tgi.faults import error_from_response
+from torouter.foreign import expert_errors
 
 _DONE = object()
 
@@ -69,7 +69,7 @@ async def ask_model(model: LLM, call: Call, name: str) -> ChatResponse:
         ExpertError: The model failed in a way that another expert, or a later try, may not.
     """
     messages, options = _prepared(model, call)
-    with _as_expert(name):
+    with expert_errors(name):
         if not model.metadata.is_chat_model:
             prompt = _prompt(model, messages)
             if _in_thread(model, call):
@@ -87,7 +87,7 @@ async def ask_model(model: LLM, call: Call, name: str) -> ChatResponse:
 async def stream_model(model: LLM, call: Call, name: str) -> AsyncGenerator[ChatResponse, None]:
     """The answer of `model` as it comes."""
     messages, options = _prepared(model, call)
-    with _as_expert(name):
+    with expert_errors(name):
         async with aclosing(await _opened(model, call, messages, options)) as responses:
             async for response in responses:
                 yield _with_blocks(model, call, response)
@@ -158,37 +158,3 @@ def _with_blocks(model: LLM, call: Call, response: ChatResponse) -> ChatResponse
             for one in calls
         )
     return response
-
-
-@contextmanager
-def _as_expert(name: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        mapped = as_expert_error(error, name)
-        if mapped is None or mapped is error:
-            raise
-        raise mapped from error
-
-
-def as_expert_error(error: Exception, name: str) -> errors.ExpertError | None:
-    """What a failure of a LlamaIndex LLM means for failover, None where it is not a model's failure but a bug.
-
-    LlamaIndex has no errors of its own: each integration raises its client's. The status is read where there is one
-    (openai, anthropic, httpx, requests, ...), else Python's own kind of error, or the names of the clients' kinds.
-    """
-    if isinstance(error, errors.ExpertError):
-        return error
-    if isinstance(error, errors.TORouterError):
-        return None
-    response = getattr(error, "response", None)
-    status = getattr(error, "status_code", None) or getattr(response, "status_code", None)
-    if isinstance(status, int) and status >= 400:
-        return error_from_response(name, status, str(error).encode(), getattr(response, "headers", None) or {})
-    message = f"expert {name!r}: {type(error).__name__}"
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if kinds & {"TimeoutError", "TimeoutException", "APITimeoutError", "Timeout"}:
-        return errors.ExpertTimeoutError(message, expert=name)
-    if kinds & {"ConnectionError", "TransportError", "APIConnectionError", "ClientConnectionError"}:
-        return errors.ExpertConnectionError(message, expert=name)
-    return None
