@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError  # of a line without end
 
 from torouter.chat import ChatChunk, ChatReply, ChatRequest, Usage
 from torouter.errors import (
@@ -182,7 +183,7 @@ class TextGenerationClient(TGIClient):
             failure = self._failure(TruncatedReplyError, "broke off its answer")
         except (TimeoutError, aiohttp.ClientError) as error:
             failure = self._unreached(error, limit)
-        except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, RecursionError, HttpProcessingError) as error:
             what = f"answers something that the text-generation package can't read ({type(error).__name__})"
             failure = self._failure(ExpertProtocolError, what)
         except Exception as error:
