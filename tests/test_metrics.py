@@ -160,6 +160,14 @@ def test_the_operating_point_is_the_cheapest_good_enough() -> None:
     assert router.point_for(0.9) == 0  # none reaches it: the best
 
 
+def test_the_safe_point_is_the_last_before_quality_is_lost() -> None:
+    lucky = curve((5, 0.7), (4, 0.8), (3, 0.7), (2, 0.5), (1, 0.7))
+    assert lucky.point_for(0.7) == 4
+    assert lucky.safe_point_for(0.7) == 2
+    assert lucky.safe_point_for(0.9) == 1  # none reaches it: the best
+    assert lucky.safe_point_for(0.1) == 4
+
+
 def test_a_weight_on_cost_changes_the_choice() -> None:
     predicted, expected = np.array([[0.5, 0.6, 0.9]]), np.array([[1.0, 2.0, 4.0]])
     assert choices_at(predicted, expected, 0.0).tolist() == [2]

@@ -92,8 +92,9 @@ SAVED = (
         "saved",
         "saved",
         "{:.1%}",
-        "Cost saved against the best single expert. The weight of cost (for the zero router: the mix) is the one that "
-        "keeps 99 % of its quality most cheaply on queries of the train part that the router did not learn from.",
+        "Cost saved against the best single expert. The weight of cost is the highest one before more than 1 % of its "
+        "quality is lost (for the zero router: the cheapest mix that keeps 99 %) on queries of the train part that the "
+        "router did not learn from.",
     ),
     Column("kept", "kept", "{:.1%}", "Quality on the test part at that weight, relative to the best single expert's."),
     Column("price_weight", "weight", "{:.2g}", "The weight that was picked: `price_weight` of a RoutingPolicy."),

@@ -60,6 +60,17 @@ class Curve:
         reach = self.qualities >= quality
         return int(np.where(reach, self.costs, np.inf).argmin() if reach.any() else self.qualities.argmax())
 
+    def safe_point_for(self, quality: float) -> int:
+        """Position of the last point before `quality` is lost, on the way from the best point to higher weights.
+
+        The cheapest point that reaches `quality` on few queries is often a lucky one, whose quality is not met again on
+        others. To stop at the first loss is fixed sequence testing (arXiv 2110.01052) without its margin. Where the
+        best point does not reach `quality` either, it is that one. The points must stand in the order of their weights.
+        """
+        best = int(self.qualities.argmax())
+        lost = np.flatnonzero(self.qualities[best:] < quality)
+        return best + max(0, int(lost[0]) - 1) if len(lost) else len(self.qualities) - 1
+
     def _on_hull(self) -> list[int]:
         kept: list[int] = []
         # Of points of equal cost the best comes first, and the others are no better than it.

@@ -135,7 +135,7 @@ class CostPart:
                 held.costs,
                 self.weights,
             )
-            point = held_curve.point_for(KEPT * float(held.scores[:, self.single].mean(dtype=np.float64)))
+            point = held_curve.safe_point_for(KEPT * float(held.scores[:, self.single].mean(dtype=np.float64)))
             found |= self._saved(float(curve.costs[point]), float(curve.qualities[point]))
             found["price_weight"] = float(self.weights[point])
         return found, curve
