@@ -156,3 +156,16 @@ def test_the_fingerprint_follows_what_changes_answers_only() -> None:
     assert ExpertPool({"a": {"url": "http://b", "api_key": "k"}}).fingerprint == plain.fingerprint
     assert ExpertPool({"a": {"url": "http://a", "adapter": "x"}}).fingerprint != plain.fingerprint
     assert ExpertPool({"a": {"url": "http://a", "parameters": {"seed": 1}}}).fingerprint != plain.fingerprint
+
+
+def test_the_text_generation_client_takes_off_the_abilities_that_it_lacks() -> None:
+    expert = Expert(name="old", url="http://x", client="text-generation", abilities=["tools", "json_schema", "images"])
+    assert expert.abilities == {"json_schema"}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"client": "text_generation"}, {"api": "openai"}, {"adapter": "lora"}], ids=["name", "api", "adapter"]
+)
+def test_a_client_that_can_not_serve_the_expert_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="client="):
+        Expert(**{"name": "old", "url": "http://x", "client": "text-generation", **fields})

@@ -51,6 +51,12 @@ def test_an_import_loads_no_framework_that_it_does_not_need(statement: str, allo
             "pip install 'torouter[train]'",
         ),
         (
+            "text_generation",
+            "import torouter.tgi as t; t.client_for(t.Expert(name='a', url='http://x', client='text-generation'))",
+            "pip install 'torouter[text-generation]'",
+        ),
+        ("opentelemetry", "import torouter.telemetry as t; t.OpenTelemetryHook()", "pip install 'torouter[otel]'"),
+        (
             "xllamacpp",
             "from torouter.demo.server import smollm2_server; smollm2_server().__enter__()",
             "pip install 'torouter[demo]'",

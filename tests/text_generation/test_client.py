@@ -11,7 +11,6 @@ import pytest
 from tests.scripted_tgi import Fault, Raw, ScriptedTGI, Text
 from torouter.chat import ChatRequest, Usage
 from torouter.errors import (
-    ConfigurationError,
     ContextLengthError,
     ExpertAuthenticationError,
     ExpertConnectionError,
@@ -129,19 +128,6 @@ async def test_tools_are_refused_with_the_reason_and_nothing_is_sent(tgi: Script
     with pytest.raises(ExpertRequestError, match="tools: the text-generation package sends prompts only"):
         await answered(client_of(tgi), ChatRequest((USER,), tools=(TOOL,)), stream=stream)
     assert not tgi.requests
-
-
-def test_policies_know_that_it_can_do_neither_tools_nor_images() -> None:
-    expert = Expert(name="old", url="http://x", client="text-generation", abilities=["tools", "json_schema", "images"])
-    assert expert.abilities == {"json_schema"}
-
-
-@pytest.mark.parametrize(
-    "fields", [{"client": "text_generation"}, {"api": "openai"}, {"adapter": "lora"}], ids=["name", "api", "adapter"]
-)
-def test_an_expert_that_it_can_not_serve_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="client="):
-        Expert(**{"name": "old", "url": "http://x", "client": "text-generation", **fields})
 
 
 async def test_a_raw_prompt_is_continued(tgi: ScriptedTGI) -> None:
