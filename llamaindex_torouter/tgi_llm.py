@@ -200,7 +200,7 @@ class TGILLM(ExpertLLM):
         if model is None or model == self.model:
             return self._client
         field = "model" if self.api == "openai" else "adapter"
-        return TGIClient(replace(self._expert, **{field: model}), timeouts=self.timeouts)
+        return client_for(replace(self._expert, **{field: model}), url=self._client.url, timeouts=self.timeouts)
 
 
 def longest_answer(expert: Expert) -> int:
