@@ -125,6 +125,17 @@ def test_an_added_expert_is_chosen_where_it_is_the_best(router, outcomes):
 
 
 @trained_kinds
+def test_an_expert_that_went_and_came_again_is_saved_with_its_new_row(router, outcomes, tmp_path):
+    again = router.remove_expert("math").add_expert("math", outcomes.rows(np.arange(60)))
+
+    again.save_pretrained(tmp_path / "again")
+
+    loaded = AutoRouter.from_pretrained(tmp_path / "again")
+    np.testing.assert_allclose(loaded.scores(tiny.QUERIES), again.scores(tiny.QUERIES), atol=1e-5)
+    assert not np.allclose(again.scores(tiny.QUERIES), router.scores(tiny.QUERIES), atol=1e-4)
+
+
+@trained_kinds
 def test_the_domains_own_expert_is_scored_highest(router):
     assert [router.experts[i] for i in router.scores(tiny.QUERIES).argmax(axis=1)] == list(tiny.EXPERTS)
 

@@ -44,19 +44,23 @@ def lessons(table: OutcomeTable, recipe: Recipe) -> tuple[Lesson, Lesson]:
         )
         raise OutcomeTableError(msg)
     learnt, held = outcomes.rows(order[count:]), outcomes.rows(order[:count])
-    smooth = smoothed(learnt.scores, np.array(table.datasets)[order[count:]], recipe.own_share)
-    return Lesson(learnt, targets(smooth, recipe)), Lesson(held, targets(held.scores, recipe))
+    datasets = np.array(table.datasets)[order[count:]]
+    smooth = smoothed(targets(learnt.scores, recipe), datasets, recipe.own_share)
+    return Lesson(learnt, smooth), Lesson(held, targets(held.scores, recipe))
 
 
-def smoothed(scores: NDArray[np.float32], datasets: NDArray[np.str_], own_share: float) -> NDArray[np.float32]:
-    """Scores (n, k) mixed with the mean scores of each query's data set, where there are several data sets."""
+def smoothed(own: NDArray[np.float32], datasets: NDArray[np.str_], own_share: float) -> NDArray[np.float32]:
+    """Targets (n, k) mixed with the mean of each query's data set, where there are several data sets.
+
+    Soft labels are smoothed as labels: a softmax of smoothed scores would let each query's own noise back in.
+    """
     names, numbers = np.unique(datasets, return_inverse=True)
     if len(names) < 2:
-        return scores
-    sums = np.zeros((len(names), scores.shape[1]))
-    np.add.at(sums, numbers, scores)
+        return own
+    sums = np.zeros((len(names), own.shape[1]))
+    np.add.at(sums, numbers, own)
     means = sums / np.bincount(numbers)[:, None]
-    return (own_share * scores + (1 - own_share) * means[numbers]).astype(np.float32)
+    return (own_share * own + (1 - own_share) * means[numbers]).astype(np.float32)
 
 
 def targets(scores: NDArray[np.float32], recipe: Recipe) -> NDArray[np.float32]:

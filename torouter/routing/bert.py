@@ -65,9 +65,10 @@ class BertRouter(EncodedRouter):
             if name not in _OWN and (self._source / name).is_file():
                 shutil.copyfile(self._source / name, directory / name)
         model_config = _model_config(self._source)
-        if _names(model_config, self._source) == self.config.names:
+        module = str(self.config.settings.get("head", "classifier"))
+        if _names(model_config, self._source) == self.config.names and read_head(directory, module) == self._head:
             return
-        _write_head(directory, str(self.config.settings.get("head", "classifier")), self._head)
+        _write_head(directory, module, self._head)
         labelled = {**model_config, **labels_of(self.config.names)}
         (directory / MODEL_CONFIG).write_text(json.dumps(labelled, indent=2) + "\n", encoding="utf-8")
         for graph in GRAPHS.values():

@@ -17,7 +17,7 @@ _STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 """Candidates for the ridge penalty of a new row, the strongest first; cross-validation picks one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Head:
     """A linear layer from d features to k experts' logits: `weight` of shape (k, d), `bias` of shape (k,)."""
 
@@ -28,6 +28,13 @@ class Head:
         if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[:1]:
             msg = f"a head with weights {self.weight.shape} and biases {self.bias.shape} does not fit together"
             raise CheckpointError(msg)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Head):
+            return NotImplemented
+        return np.array_equal(self.weight, other.weight) and np.array_equal(self.bias, other.bias)
+
+    __hash__ = None  # type: ignore[assignment] # arrays have none
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Shape (n, k)."""
