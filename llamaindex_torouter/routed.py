@@ -69,10 +69,10 @@ class RoutedLLM(ExpertLLM):
         session: key of a conversation that shall stay with its expert unless another one is much better.
         timeout: seconds, one deadline over all experts tried.
 
-    The text that the router reads is, the first that there is: the keyword; that of an enclosing
-    `torouter.routing.text.routing_text(...)`; the question (`query_str`) where the messages were made from one of
-    LlamaIndex's templates, so that query and chat engines are routed by the question and not by the context around it;
-    what the field `routing_text` says.
+    The router reads the first of these that there is: the keyword `routing_text`; the text of an enclosing
+    `with torouter.routing_text(...)`; the question (`query_str`) where the messages were made from one of LlamaIndex's
+    templates, so that query and chat engines are routed by the question and not by the context around it; what the
+    field `routing_text` says.
 
     Examples:
         ```python

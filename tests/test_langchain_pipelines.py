@@ -23,7 +23,7 @@ from langgraph.graph.message import add_messages
 from langchain_torouter import RoutedChatModel
 from tests.scripted_tgi import ScriptedTGI
 from tests.word_router import WordRouter
-from torouter.routing.text import routing_text
+from torouter import routing_text
 
 CONTEXT = "code " * 3000
 """Three thousand tokens that would take a router that reads them to the wrong expert."""

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from llamaindex_torouter import RoutedLLM
 from tests.llamaindex_world import World, counter, experts_of, listening, world
 from tests.scripted_tgi import Text
-from torouter.routing.text import routing_text
+from torouter import routing_text
 
 CONTEXT = "code " * 3000
 """Three thousand tokens that would take a router that reads them to the wrong expert."""

@@ -33,6 +33,7 @@ from pydantic import BaseModel, Field
 from llamaindex_torouter import TGILLM, RoutedLLM
 from tests.llamaindex_world import World, counter, experts_of, listening, world
 from tests.scripted_tgi import Fault, ScriptedTGI, Text, ToolUse
+from torouter import routing_text
 from torouter.dispatch import DispatchSettings
 from torouter.errors import (
     ConfigurationError,
@@ -44,7 +45,6 @@ from torouter.errors import (
 )
 from torouter.experts import Expert, ExpertPool
 from torouter.routing.policy import RoutingPolicy
-from torouter.routing.text import routing_text
 
 
 @pytest.fixture(name="world")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torouter.routing.mlp import MLPRouter
     from torouter.routing.policy import RoutingPolicy
     from torouter.routing.router import AutoRouter, Router
+    from torouter.routing.text import routing_text
 
 # A name is imported when it is first asked for, so that `import torouter` costs next to nothing.
 _HOME = {
@@ -29,6 +30,7 @@ _HOME = {
     "RouteDecision": "torouter.routing.decision",
     "Router": "torouter.routing.router",
     "RoutingPolicy": "torouter.routing.policy",
+    "routing_text": "torouter.routing.text",
 }
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "RouteDecision",
     "Router",
     "RoutingPolicy",
+    "routing_text",
 ]
 
 
