@@ -79,8 +79,8 @@ class RoutedChatModel(ExpertChatModel):
     Per call, as keywords or in `config={"configurable": {...}}`:
         model (configurable: expert): the one expert that may answer.
         exclude: experts that may not.
-        routing_text: the text to route by in place of the messages', as does `with torouter.routing_text(...)` around the
-            call. Where a prompt puts documents and question into one human turn, let it be the question.
+        routing_text: the text to route by in place of the messages', as does `with torouter.routing_text(...)` around
+            the call. Where a prompt puts documents and question into one human turn, let it be the question.
         policy: a policy for this call alone.
         session: key of a conversation that shall stay with its expert unless another one is much better.
 
