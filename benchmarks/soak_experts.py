@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable
 from random import Random
 
@@ -27,14 +28,14 @@ FAULTS: dict[str, Reply] = {
     "cut": Fault.cut(5),
     "cut without a sign": Fault.cut(5, clean=True),
 }
-SPELL = (0.3, 1.2)
-"""Seconds that a state of the two experts lasts that may be ill."""
+SPELL = (0.2, 1.0)
+"""Seconds after which the experts that may be ill change."""
 OVERLAP = 2 * ATTEMPT_SECONDS
 """Seconds that the next expert to stay well is well beside the one before: so long a call may take to come to it."""
 
 
 class Weather(threading.Thread):
-    """Makes two experts ill at random; the third stays well for some spells, then another one takes its part."""
+    """Lets one expert be well, then another one, for a while both; the others' state is drawn anew all the time."""
 
     def __init__(self, servers: list[ScriptedTGI], seed: int) -> None:
         super().__init__(name="weather", daemon=True)
@@ -46,15 +47,19 @@ class Weather(threading.Thread):
     def run(self) -> None:
         well = self._servers[0]
         while not self.over.is_set():
-            for _ in range(self._random.randint(2, 5)):
-                for server in self._servers:
-                    if server is not well:
-                        self._change(server, self._random.choice(["well", "crash", *FAULTS]))
-                if self.over.wait(self._random.uniform(*SPELL)):
-                    return
-            well = self._random.choice([server for server in self._servers if server is not well])
-            self._change(well, "well")
-            self.over.wait(OVERLAP)
+            self._spells({well}, self._random.uniform(*SPELL) * 4)
+            following = self._random.choice([server for server in self._servers if server is not well])
+            self._change(following, "well")
+            self._spells({well, following}, OVERLAP)
+            well = following
+
+    def _spells(self, well: set[ScriptedTGI], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.over.is_set():
+            for server in self._servers:
+                if server not in well:
+                    self._change(server, self._random.choice(["well", "crash", *FAULTS]))
+            self.over.wait(self._random.uniform(*SPELL))
 
     def _change(self, server: ScriptedTGI, state: str) -> None:
         if server in self._down and state != "crash":

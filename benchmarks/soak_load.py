@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-ATTEMPT_SECONDS = 2.0
+ATTEMPT_SECONDS = 5.0
 """How long each contender lets an expert be silent."""
 ANSWERS = {name: tuple(f"{' ' * (i > 0)}{name}{i}" for i in range(20)) for name in ("code", "facts", "math")}
 """Each expert's answer, token by token."""

@@ -172,7 +172,7 @@ class Case:
             router=WordRouter.named({"first": 0.6, "second": 0.5}),
             experts=experts,
             # Where silence is the fault, the first expert may take 0.3 s while the second is ready.
-            settings=DispatchSettings(deadline=30, attempt_share=0.01 if silent else 0.5),
+            settings=DispatchSettings(deadline=30, attempt_share=0.01 if silent else 0.5, cooldown=30),
             timeouts=Timeouts(idle=1 if silent else 30),
         )
 
