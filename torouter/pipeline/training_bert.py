@@ -18,6 +18,7 @@ from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
     PrinterCallback,
+    ProgressCallback,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -175,6 +176,8 @@ class _OutcomeTrainer(Trainer):  # type: ignore[misc] # transformers is not type
         super().__init__(**options)
         self._objective = objective
         self.remove_callback(PrinterCallback)  # it prints figures to stdout when there is no progress bar
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(_Bar())
 
     def compute_loss(
         self,
@@ -190,6 +193,17 @@ class _OutcomeTrainer(Trainer):  # type: ignore[misc] # transformers is not type
         else:
             loss = functional.binary_cross_entropy_with_logits(logits, targets)
         return (loss, outputs) if return_outputs else loss
+
+
+class _Bar(ProgressCallback):  # type: ignore[misc] # transformers is not typed
+    """One bar for the whole training, with the last validation's figures beside it."""
+
+    def on_prediction_step(self, *_: Any, **__: Any) -> None:
+        """No bar of its own for a validation of seconds."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
+        if self.training_bar is not None and logs and "eval_loss" in logs:
+            self.training_bar.set_postfix(loss=f"{logs['eval_loss']:.4f}", quality=f"{logs['eval_quality']:.3f}")
 
 
 class _Collator:
