@@ -3,7 +3,7 @@
     python -m benchmarks.edge_to_cloud
 
 The edge is the cheapest small expert of a table; medagents10 has no small one, so that its cheapest stands for it. What
-leaves the edge goes to the best single expert ("one cloud expert") or to whichever the router likes best ("cloud
+leaves the edge goes to the best of the others ("one cloud expert") or to whichever the router likes best ("cloud
 pool"). Thresholds for wanted shares are calibrated on the part of the train part that the router did not learn from,
 and a `RoutingPolicy` with that threshold decides every query of the test part.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +27,12 @@ from torouter.evaluation.pricing import CostPart
 from torouter.experts import Expert, ExpertPool
 from torouter.pipeline.lessons import lessons
 from torouter.pipeline.outcomes import OutcomeTable
-from torouter.pipeline.recipe import Recipe
+from torouter.pipeline.recipe import Recipe, RouterKind
 from torouter.routing.calibration import calibrate
 from torouter.routing.policy import RoutingPolicy
 
 TABLES = ("medagents10", "zeroeval28")
-KINDS: tuple[Literal["mlp", "knn"], ...] = ("mlp", "knn")
+KINDS: tuple[RouterKind, ...] = ("mlp", "knn")
 CLOUDS = ("one cloud expert", "cloud pool")
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 EDGE = "edge"
@@ -128,7 +127,7 @@ class Deployment:
     def _pool(self) -> ExpertPool:
         """The experts as a policy sees them; nobody is asked, so that the address does not matter."""
         edge, *cloud = self.names
-        experts = [Expert(name=edge, url="http://127.0.0.1:9", tags=[EDGE])]
+        experts = [Expert(name=edge, url="http://127.0.0.1:9", tags=frozenset({EDGE}))]
         return ExpertPool(experts + [Expert(name=name, url="http://127.0.0.1:9") for name in cloud])
 
     def _decided(self, policy: RoutingPolicy, experts: ExpertPool, row: Sequence[float]) -> int:
@@ -142,15 +141,16 @@ def deployments(table: OutcomeTable, small: Sequence[str], encoder: Remembered, 
     known, judged = Part.of(train), Part.of(test)
     costs = dict(zip(table.experts, known.costs.mean(axis=0), strict=True))
     edge = min([name for name in small if name in costs] or table.experts, key=costs.__getitem__)
-    best = table.experts[metrics.best_single(known.scores)]
+    others = [name for name in table.experts if name != edge]
+    best = others[metrics.best_single(train.matrix().of(others).scores)]
     found = {}
     for kind in KINDS:
         recipe = Recipe(router=kind, seed=seed)
         router = fit(train, recipe, encoder)
         held = lessons(train, recipe)[1].outcomes
         scores, held_scores = router.scores(test.queries), router.scores(held.queries)
-        for cloud, others in zip(CLOUDS, ([best], [name for name in table.experts if name != edge]), strict=True):
-            names = (edge, *others)
+        for cloud, elsewhere in zip(CLOUDS, ([best], others), strict=True):
+            names = (edge, *elsewhere)
             columns = [table.experts.index(name) for name in names]
             found[f"{kind}, {cloud}"] = Deployment(
                 names=names,
@@ -168,8 +168,8 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
     """Every router with every kind of cloud on every table."""
     facts, grids, plots = [], [], {}
     for name in options.table:
-        table = priced(source.table(name))
-        encoder = source.embeddings(table)
+        whole = source.table(name)
+        encoder, table = source.embeddings(whole), priced(whole)
         small = source.small_experts(name)
         replicas = [deployments(table, small, encoder, seed) for seed in options.seeds]
         pair = replicas[0][f"{KINDS[0]}, {CLOUDS[0]}"].names
@@ -206,7 +206,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the study."""
-    run(study, "edge_to_cloud", cast("str", __doc__), argv, configure=configure)
+    run(study, "edge_to_cloud", __doc__, argv, configure=configure)
 
 
 if __name__ == "__main__":

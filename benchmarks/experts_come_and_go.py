@@ -3,14 +3,14 @@
     python -m benchmarks.experts_come_and_go
 
 For each expert: a router is trained without it and then told of it by `add_expert` from a few labelled queries. It is
-compared with the router that was never told, and with the one that was trained on all outcomes of all experts.
+compared with the router that was never told, and with the one that was trained on all outcomes of all experts. That
+one after `remove_expert` is compared with the router that was trained without the expert.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,11 +19,12 @@ from torouter.evaluation import metrics
 from torouter.evaluation.columns import Column, Figure
 from torouter.pipeline.lessons import smoothed
 from torouter.pipeline.outcomes import OutcomeTable
-from torouter.pipeline.recipe import Recipe
+from torouter.pipeline.recipe import Recipe, RouterKind
 from torouter.routing.matrix import OutcomeMatrix
 
 COUNTS = (50, 200, 400, 1000)
-WAYS = {"mlp": "mlp", "mlp, mixed": "mlp", "knn": "knn"}
+KINDS: tuple[RouterKind, ...] = ("mlp", "knn")
+WAYS: dict[str, RouterKind] = {"mlp": "mlp", "mlp, mixed": "mlp", "knn": "knn"}
 """How a new expert is learnt, and by which router: "mixed" gives it outcomes that are mixed with the means of the
 labelled queries' data sets, as those of the other experts were when the router was trained."""
 ADDED = (
@@ -38,28 +39,26 @@ ADDED = (
 )
 EACH = (
     Column("single", "single", "{:.4f}", "The expert's own quality."),
-    Column("without", "without it", "{:.4f}", "The router that was never told of it."),
-    Column("added", "added", "{:.4f}", "The router that got it from so many labelled queries."),
+    Column("without", "without it", "{:.4f}", "The router that was trained without the expert and never told of it."),
+    Column("added", "added", "{:.4f}", "The same after `add_expert` with so many labelled queries."),
     Column("retrained", "retrained", "{:.4f}", "The router that was trained on all outcomes of all experts."),
-    Column(
-        "removed", "removed", "{:.4f}", "The retrained router after `remove_expert`: to be compared with without it."
-    ),
+    Column("removed", "removed", "{:.4f}", "The same after `remove_expert`; retraining would give `without it`."),
 )
 
+Rows = dict[str, dict[str, float]]
 
-def replica(
-    table: OutcomeTable, encoder: Remembered, seed: int, counts: list[int]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Qualities on one split by way of learning and expert that comes or goes."""
+
+def replica(table: OutcomeTable, encoder: Remembered, seed: int, counts: Sequence[int]) -> dict[str, Rows]:
+    """Qualities on one split, by way of learning and by expert that comes or goes."""
     train, test = table.split(f"standard:{seed}")
     outcomes, known, datasets = test.matrix(), train.matrix(), np.array(train.datasets)
     order = np.random.default_rng(seed).permutation(len(train))
-    full = {kind: fit(train, Recipe(router=kind, seed=seed), encoder) for kind in ("mlp", "knn")}  # type: ignore[arg-type]
+    full = {kind: fit(train, Recipe(router=kind, seed=seed), encoder) for kind in KINDS}
     best = float(outcomes.scores[:, metrics.best_single(known.scores)].mean(dtype=np.float64))
-    found: dict[str, dict[str, dict[str, float]]] = {way: {} for way in WAYS}
+    found: dict[str, Rows] = {way: {} for way in WAYS}
     for name in table.experts:
         others = train.subset(experts=[expert for expert in table.experts if expert != name])
-        fitted = {kind: fit(others, Recipe(router=kind, seed=seed), encoder) for kind in full}  # type: ignore[arg-type]
+        fitted = {kind: fit(others, Recipe(router=kind, seed=seed), encoder) for kind in KINDS}
         for way, kind in WAYS.items():
             row = {
                 "best": best,
@@ -74,20 +73,22 @@ def replica(
                 if way == "mlp, mixed":
                     mixed = smoothed(labelled.scores, datasets[rows], Recipe().own_share)
                     labelled = OutcomeMatrix(labelled.queries, (name,), mixed)
-                row[f"added {count}"] = quality(fitted[kind].add_expert(name, labelled), outcomes)
+                row[str(count)] = quality(fitted[kind].add_expert(name, labelled), outcomes)
             found[way][name] = row
     return found
 
 
-def summary(rows: Mapping[str, Mapping[str, float]], key: str) -> dict[str, float]:
-    """One split's figures over all experts; `key` says which router is judged."""
-    mean = {
-        name: float(np.mean([row[name] for row in rows.values()])) for name in (key, "best", "without", "retrained")
-    }
+def mean(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The mean row of one split over the experts."""
+    return {key: float(np.mean([row[key] for row in rows.values()])) for key in next(iter(rows.values()))}
+
+
+def worth(row: Mapping[str, float], key: str) -> dict[str, float]:
+    """The figures of one of the row's routers."""
     return {
-        "quality": mean[key],
-        "kept": _share(mean[key] - mean["best"], mean["retrained"] - mean["best"]),
-        "recovered": _share(mean[key] - mean["without"], mean["retrained"] - mean["without"]),
+        "quality": row[key],
+        "kept": _share(row[key] - row["best"], row["retrained"] - row["best"]),
+        "recovered": _share(row[key] - row["without"], row["retrained"] - row["without"]),
     }
 
 
@@ -99,38 +100,30 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
     """Every expert of the table comes last once, and goes once."""
     table = source.table(options.table)
     encoder = source.embeddings(table)
-    counts = options.counts
-    replicas = [replica(table, encoder, seed, counts) for seed in options.seeds]
-    grids, series = [], []
+    counts, shown = options.counts, str(options.shown)
+    replicas = [replica(table, encoder, seed, sorted({*counts, options.shown})) for seed in options.seeds]
+    keys = {"without it": "without", **{f"{n} labelled queries": str(n) for n in counts}, "retrained": "retrained"}
+    ends = [counts[0], counts[-1]]
+    grids, details, series = [], [], []
     for way in WAYS:
-        keys = {"without it": "without", **{f"{n} labelled queries": f"added {n}" for n in counts}}
-        keys |= {"retrained": "retrained"}
-        rows = {title: figures([summary(found[way], key) for found in replicas]) for title, key in keys.items()}
+        means = [mean(found[way]) for found in replicas]
+        rows = {title: figures([worth(row, key) for row in means]) for title, key in keys.items()}
         grids.append(Grid(caption=f"A new expert, {way}", columns=ADDED, rows=rows))
-        series.append(Series(name=way, x=counts, y=[rows[f"{n} labelled queries"]["quality"] for n in counts]))
-        if "," not in way:
-            ends = {"retrained": rows["retrained"]["quality"], "without": rows["without it"]["quality"]}
-            series += [
-                Series(name=f"{way} {t}", x=[counts[0], counts[-1]], y=[v, v], style="--") for t, v in ends.items()
-            ]
-    level = Figure.of([next(iter(found["mlp"].values()))["best"] for found in replicas])
-    series.append(Series(name="best single", x=[counts[0], counts[-1]], y=[level, level], style=":"))
-    shown = options.shown if options.shown in counts else counts[-1]
-    for way in WAYS:
         each = {
-            name: figures([{**found[way][name], "added": found[way][name][f"added {shown}"]} for found in replicas])
-            for name in table.experts
+            name: figures([{**row, "added": row[shown]} for row in of_expert])
+            for name, of_expert in (
+                *((name, [found[way][name] for found in replicas]) for name in table.experts),
+                ("mean", means),
+            )
         }
-        each["mean"] = figures(
-            [
-                {
-                    key: float(np.mean([row[key.replace("added", f"added {shown}")] for row in found[way].values()]))
-                    for key in (column.key for column in EACH)
-                }
-                for found in replicas
-            ]
-        )
-        grids.append(Grid(caption=f"Each expert with {shown} labelled queries, {way}", columns=EACH, rows=each))
+        details.append(Grid(caption=f"Each expert, {shown} labelled queries, {way}", columns=EACH, rows=each))
+        series.append(Series(name=way, x=counts, y=[rows[f"{n} labelled queries"]["quality"] for n in counts]))
+        if way in KINDS:
+            for title in ("retrained", "without it"):
+                level = rows[title]["quality"]
+                series.append(Series(name=f"{way} {title}", x=ends, y=[level, level], style="--"))
+    single = Figure.of([mean(found["mlp"])["best"] for found in replicas])
+    series.append(Series(name="best single", x=ends, y=[single, single], style=":"))
     plot = drawing(
         "Quality against the new expert's labelled queries",
         series,
@@ -141,24 +134,24 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
     )
     facts = [
         about(options.table, table, stripped=source.strip_options),
-        f"Each of the {len(table.experts)} experts comes last once; the best single expert is that of all of them.",
-        f"Best single expert: {level.text('{:.4f}')}.",
+        f"Each of the {len(table.experts)} experts comes last once.",
+        f"Best single expert of all of them: {single.text('{:.4f}')}.",
     ]
-    return Findings(title="Experts come and go", facts=facts, grids=grids, plots={"experts_come_and_go": plot})
+    return Findings(
+        title="Experts come and go", facts=facts, grids=[*grids, *details], plots={"experts_come_and_go": plot}
+    )
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The study's own arguments."""
     parser.add_argument("--table", default="llmrouter9", help="name of the outcome table")
-    parser.add_argument(
-        "--counts", type=int, nargs="+", default=list(COUNTS), help="labelled queries of the new expert"
-    )
-    parser.add_argument("--shown", type=int, default=400, help="count of the table that shows each expert")
+    parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="labelled queries")
+    parser.add_argument("--shown", type=int, default=400, help="labelled queries in the tables that show each expert")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the study."""
-    run(study, "experts_come_and_go", cast("str", __doc__), argv, configure=configure)
+    run(study, "experts_come_and_go", __doc__, argv, configure=configure)
 
 
 if __name__ == "__main__":

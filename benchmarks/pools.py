@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import cast
 
 from benchmarks.study import SMALL, Findings, Grid, Remembered, Series, Source, about, drawing, fit, run
 from torouter.evaluation.columns import COST, QUALITY, SAVED, Figure
@@ -65,7 +64,7 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the study."""
-    run(study, "pools", cast("str", __doc__), argv)
+    run(study, "pools", __doc__, argv)
 
 
 if __name__ == "__main__":

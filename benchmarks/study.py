@@ -7,16 +7,15 @@ figures as SVG into one directory.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -159,6 +158,19 @@ class Grid:
         meanings = "\n".join(f"- {column.title}: {column.meaning}" for column in self.columns)
         return f"### {self.caption}\n\n{table.markdown()}\n\n{meanings}"
 
+    def numbers(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
+        """Every figure with its standard deviation and counts, as JSON can write them; None is not defined."""
+        return {
+            name: {
+                column.key: {
+                    key: None if math.isnan(value) else value for key, value in asdict(row[column.key]).items()
+                }
+                for column in self.columns
+                if column.key in row
+            }
+            for name, row in self.rows.items()
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
@@ -179,10 +191,7 @@ class Findings:
         document = {
             "title": self.title,
             "facts": list(self.facts),
-            "tables": [
-                {"caption": grid.caption, "rows": {row: _plain(cells) for row, cells in grid.rows.items()}}
-                for grid in self.grids
-            ],
+            "tables": [{"caption": grid.caption, "rows": grid.numbers()} for grid in self.grids],
         }
         (out / f"{name}.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         for plot, text in self.plots.items():
@@ -214,14 +223,15 @@ def drawing(
         for number, line in enumerate(series):
             yardstick = line.style != "-"
             color = plots.MUTED if yardstick else plots.SERIES[number % len(plots.SERIES)]
-            means = [point.mean for point in line.y]
+            at, means = np.array(line.x, dtype=float), np.array([point.mean for point in line.y])
             if yardstick:
-                axes.plot(line.x, means, line.style, color=color, linewidth=1.2)
+                axes.plot(at, means, line.style, color=color, linewidth=1.2)
             else:
-                spread = [0.0 if math.isnan(point.sd) else point.sd for point in line.y]
+                spread = np.nan_to_num([point.sd for point in line.y])
                 marker = plots.MARKERS[number % len(plots.MARKERS)]
-                axes.errorbar(line.x, means, yerr=spread, fmt=marker + "-", color=color, markersize=5, capsize=2)
-            labels.append((line.name, line.x[-1], means[-1], color))
+                axes.plot(at, means, marker + "-", color=color, markersize=5)
+                axes.vlines(at, means - spread, means + spread, color=color, linewidth=1.2)
+            labels.append((line.name, at[-1], means[-1], color))
         if log:
             axes.set_xscale("log")
         if ticks:
@@ -257,7 +267,8 @@ def run(
     add("--strip-options", action="store_true", help="cut off the garbage that stands for options in llmrouter9")
     if configure is not None:
         configure(parser)
-    options = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    options = parser.parse_args(words)
     torch.set_num_threads(1)
     source = Source(
         tables=options.tables, cache=options.cache, encoder=options.encoder, strip_options=options.strip_options
@@ -265,7 +276,7 @@ def run(
     began = time.process_time()
     findings = study(source, options)
     minutes = (time.process_time() - began) / 60
-    command = f"Command: python -m benchmarks.{name} {' '.join(argv or ())}".rstrip()
+    command = f"Command: python -m benchmarks.{name} {' '.join(words)}".rstrip()
     seeds = f"Seeds {', '.join(map(str, options.seeds))}; figures are mean ± sample standard deviation over them."
     facts = [
         *findings.facts,
@@ -273,7 +284,7 @@ def run(
         f"Encoder: {encoder_name(options.encoder)}, frozen.",
         f"{command} ({minutes:.1f} CPU minutes)",
     ]
-    findings = dataclasses.replace(findings, facts=facts)
+    findings = replace(findings, facts=facts)
     findings.write(options.out, name)
     print("\n\n".join(grid.markdown() for grid in findings.grids))
 
@@ -285,11 +296,3 @@ def about(name: str, table: OutcomeTable, *, stripped: bool) -> str:
         state = "cut off" if stripped else "left as they are"
         text += f"; the options of its multiple-choice queries are garbage in the file, here {state}"
     return text + "."
-
-
-def _plain(cells: Mapping[str, Figure]) -> dict[str, Any]:
-    """Figures as JSON can write them."""
-    return {
-        key: {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(figure).items()}
-        for key, figure in cells.items()
-    }

@@ -25,7 +25,7 @@ from torouter.evaluation import metrics
 from torouter.evaluation.columns import Column, Figure
 from torouter.pipeline.lessons import lessons
 from torouter.pipeline.outcomes import OutcomeTable
-from torouter.pipeline.recipe import Recipe
+from torouter.pipeline.recipe import Recipe, RouterKind
 from torouter.pipeline.training import train
 from torouter.routing.router import Router
 
@@ -46,10 +46,10 @@ COLUMNS = (
 )
 
 
-def recipe_for(label: str, own_share: float, seed: int, router: str) -> Recipe:
+def recipe_for(label: str, own_share: float, seed: int, router: RouterKind) -> Recipe:
     """The recipe that differs from the default in the label alone."""
     form, _, temperature = label.partition(":")
-    recipe = Recipe(router=router, own_share=own_share, seed=seed, progress=False)  # type: ignore[arg-type]
+    recipe = Recipe(router=router, own_share=own_share, seed=seed, progress=False)
     if form == "bce":
         return recipe
     return replace(recipe, objective="soft", label_form=form, temperature=float(temperature or 1))  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def trained(table: OutcomeTable, recipe: Recipe, encoder: Remembered, source: So
 
 
 def measured(
-    label: str, own_share: float, seed: int, table: OutcomeTable, encoder: Remembered, source: Source, kind: str
+    label: str, own_share: float, seed: int, table: OutcomeTable, encoder: Remembered, source: Source, kind: RouterKind
 ) -> dict[str, float]:
     """What one label is worth on one split."""
     learnt, test = table.split(f"standard:{seed}")
@@ -145,7 +145,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the study."""
-    run(study, "temperature", cast("str", __doc__), argv, configure=configure)
+    run(study, "temperature", __doc__, argv, configure=configure)
 
 
 if __name__ == "__main__":
