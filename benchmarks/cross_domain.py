@@ -163,9 +163,10 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
             grids.append(Grid(caption=f"{name}, {kind}, abstaining", columns=ABSTAINED, rows=rows))
             places = list(range(len(rows)))
             for title, key in LINES.items():
-                series.append(Series(name=f"{kind}, {title}", x=places, y=[row[key] for row in rows.values()]))
+                points = [row[key] for row in rows.values()]
+                series.append(Series(name=f"{kind}, {title}", x=places, y=points, style=""))
         singles = [row["single"] for row in rows.values()]
-        series.append(Series(name="best single", x=places, y=singles, style="--"))
+        series.append(Series(name="best single", x=places, y=singles, style=""))
         ticks = {float(place): dataset for place, dataset in enumerate(rows)}
         plots[f"cross_domain_{name}"] = drawing(
             f"{name}: quality on the data set that was left out", series, x="", y="quality", ticks=ticks

@@ -53,7 +53,7 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
     facts.append(f"Small: at most {SMALL:g} billion parameters. Cost columns: on the queries that have costs.")
     places = list(range(len(pools)))
     series = [
-        Series(name=contender, x=places, y=[rows[contender]["quality"] for rows in pools.values()])
+        Series(name=contender, x=places, y=[rows[contender]["quality"] for rows in pools.values()], style="")
         for contender in SHOWN
     ]
     plot = drawing(

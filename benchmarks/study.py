@@ -205,7 +205,7 @@ def figures(replicas: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """A line of a figure, with the standard deviation of its points; "--" is a yardstick's style."""
+    """Points of a figure with their standard deviations; "-" joins them, "" does not, "--" and ":" are yardsticks'."""
 
     name: str
     x: Sequence[float]
@@ -221,21 +221,25 @@ def drawing(
         figure, axes = plots.blank(4.8)
         labels = []
         for number, line in enumerate(series):
-            yardstick = line.style != "-"
+            yardstick = line.style in ("--", ":")
             color = plots.MUTED if yardstick else plots.SERIES[number % len(plots.SERIES)]
             at, means = np.array(line.x, dtype=float), np.array([point.mean for point in line.y])
+            if not line.style:  # side by side, since they would lie on each other
+                at += 0.1 * (number - (len(series) - 1) / 2)
             if yardstick:
                 axes.plot(at, means, line.style, color=color, linewidth=1.2)
             else:
                 spread = np.nan_to_num([point.sd for point in line.y])
                 marker = plots.MARKERS[number % len(plots.MARKERS)]
-                axes.plot(at, means, marker + "-", color=color, markersize=5)
+                axes.plot(at, means, marker + line.style, color=color, markersize=5)
                 axes.vlines(at, means - spread, means + spread, color=color, linewidth=1.2)
             labels.append((line.name, at[-1], means[-1], color))
         if log:
             axes.set_xscale("log")
         if ticks:
             axes.set_xticks(list(ticks), list(ticks.values()))
+            if len(ticks) > 6:
+                axes.tick_params(axis="x", labelrotation=45)
             axes.minorticks_off()
         axes.set_xlabel(x)
         axes.set_ylabel(y)

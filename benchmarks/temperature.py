@@ -11,12 +11,10 @@ outcomes that are mixed with the means of their data sets, as `torouter train` d
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -27,6 +25,7 @@ from torouter.pipeline.lessons import lessons
 from torouter.pipeline.outcomes import OutcomeTable
 from torouter.pipeline.recipe import Recipe, RouterKind
 from torouter.pipeline.training import train
+from torouter.routing.matrix import OutcomeMatrix
 from torouter.routing.router import Router
 
 TEMPERATURES = (1, 5, 10, 20, 50)
@@ -63,24 +62,18 @@ def trained(table: OutcomeTable, recipe: Recipe, encoder: Remembered, source: So
         return train(table, out=Path(folder) / "bert", recipe=replace(recipe, encoder=source.encoder))
 
 
-def measured(
-    label: str, own_share: float, seed: int, table: OutcomeTable, encoder: Remembered, source: Source, kind: RouterKind
-) -> dict[str, float]:
-    """What one label is worth on one split."""
-    learnt, test = table.split(f"standard:{seed}")
-    recipe = recipe_for(label, own_share, seed, kind)
-    router = trained(learnt, recipe, encoder, source)
-    outcomes = test.matrix()
-    single = float(outcomes.scores[:, metrics.best_single(learnt.matrix().scores)].mean(dtype=np.float64))
-    top = metrics.mean_of(outcomes.scores, metrics.oracle_choices(outcomes.scores))
-    reached = quality(router, outcomes)
+def worth(router: Router, recipe: Recipe, learnt: OutcomeTable, test: OutcomeMatrix) -> dict[str, float]:
+    """The figures of one router on one split."""
+    single = float(test.scores[:, metrics.best_single(learnt.matrix().scores)].mean(dtype=np.float64))
+    top = metrics.mean_of(test.scores, metrics.oracle_choices(test.scores))
+    reached = quality(router, test)
     found = {"quality": reached, "gain": reached - single, "gap_closed": metrics.gap_closed(reached, single, top)}
-    if label != "bce":
+    if recipe.objective == "soft":
         labels = lessons(learnt, recipe)[0].targets.astype(np.float64)
-        information = np.where(labels > 0, labels * np.log(np.maximum(labels, 1e-300) * labels.shape[1]), 0.0)
+        information = labels * np.log(np.maximum(labels, 1e-300) * labels.shape[1])
         found["sharpness"] = float(information.sum(axis=1).mean())
     if "best_epoch" in router.config.training:
-        found["epoch"] = float(cast("int", router.config.training["best_epoch"]))
+        found["epoch"] = float(router.config.training["best_epoch"])
     return found
 
 
@@ -88,51 +81,47 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
     """All labels on all splits."""
     table = source.table(options.table)
     encoder = source.embeddings(table)
+    splits = {seed: table.split(f"standard:{seed}") for seed in options.seeds}
     grids, series = [], []
     for own_share in options.own_share:
-        rows = {
-            label: figures(
-                [measured(label, own_share, seed, table, encoder, source, options.router) for seed in options.seeds]
-            )
-            for label in options.labels
-        }
-        how = "as they are" if own_share == 1 else f"mixed with their data set's means ({own_share:g} their own)"
-        grids.append(Grid(caption=f"Outcomes {how}", columns=COLUMNS, rows=rows))
-        series += _lines(how, rows)
+        rows = {}
+        for label in options.labels:
+            replicas = []
+            for seed, (learnt, test) in splits.items():
+                recipe = recipe_for(label, own_share, seed, options.router)
+                router = trained(learnt, recipe, encoder, source)
+                replicas.append(worth(router, recipe, learnt, test.matrix()))
+            rows[label] = figures(replicas)
+        grids.append(Grid(caption=f"Share of a query's own outcome: {own_share:g}", columns=COLUMNS, rows=rows))
+        series += _lines(f"own share {own_share:g}", rows)
+    plot = drawing(
+        "Quality against the factor before the softmax", series, x="factor f of softmax(f * s)", y="quality", log=True
+    )
     return Findings(
         title="Temperature and direction of soft labels, and hard labels",
         facts=[about(options.table, table, stripped=source.strip_options), f"Router: {options.router}."],
         grids=grids,
-        plots={
-            "temperature": drawing(
-                "Quality against the factor before the softmax",
-                series,
-                x="factor f of softmax(f * s)",
-                y="quality",
-                log=True,
-            )
-        },
+        plots={"temperature": plot},
     )
 
 
-def _lines(how: str, rows: Mapping[str, Mapping[str, Figure]]) -> list[Series]:
-    """Quality over the factor: T where the label multiplies by it, 1 / T where it divides; hard is a level line."""
-    factors = {label: _factor(label) for label in rows}
-    soft = sorted((factor, label) for label, factor in factors.items() if factor is not None)
-    if not soft:
+def _lines(name: str, rows: Mapping[str, Mapping[str, Figure]]) -> list[Series]:
+    """Quality over the factor: T where the label multiplies by it, 1 / T where it divides; others are level lines."""
+    points = sorted((_factor(label), label) for label in rows if ":" in label)
+    if not points:
         return []
-    short = "as they are" if "as they" in how else "mixed"
-    lines = [Series(name=short, x=[f for f, _ in soft], y=[rows[label]["quality"] for _, label in soft])]
+    factors = [factor for factor, _ in points]
+    lines = [Series(name=name, x=factors, y=[rows[label]["quality"] for _, label in points])]
     for label, style in (("hard", "--"), ("bce", ":")):
         if label in rows:
             level = rows[label]["quality"]
-            lines.append(Series(name=f"{label}, {short}", x=[soft[0][0], soft[-1][0]], y=[level, level], style=style))
+            lines.append(Series(name=f"{label}, {name}", x=[factors[0], factors[-1]], y=[level, level], style=style))
     return lines
 
 
-def _factor(label: str) -> float | None:
+def _factor(label: str) -> float:
     form, _, temperature = label.partition(":")
-    return {"multiply": 1.0, "divide": -1.0}.get(form) and math.pow(float(temperature), 1 if form == "multiply" else -1)
+    return float(temperature) if form == "multiply" else 1 / float(temperature)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
