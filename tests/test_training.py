@@ -8,6 +8,7 @@ import logging
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def arguments(table: Path, out: Path, how: Recipe) -> list[str]:
         "--encoder": how.encoder,
         "--epochs": how.epochs,
         "--learning-rate": how.learning_rate,
+        "--head-learning-rate": how.head_learning_rate,
+        "--layer-decay": how.layer_decay,
         "--batch-size": how.batch_size,
         "--max-length": how.max_length,
         "--own-share": how.own_share,
@@ -124,6 +127,16 @@ def test_frozen_layers_stay_as_the_encoder_has_them(tiny_encoder, tmp_path):
     assert [name for name in moved if name.startswith("encoder.layer.1.")]
 
 
+def test_the_head_starts_where_least_squares_put_it(tiny_encoder, tmp_path):
+    one_domain = tiny.table().subset(datasets=["code"])  # there "code" is right, and the others are mostly wrong
+    still = tiny.recipe(tiny_encoder, epochs=1, learning_rate=1e-12, head_learning_rate=1e-12)
+
+    for objective, expected in (("bce", [0.9, 0.28, 0.28]), ("soft", [1, 0, 0])):
+        router = train(one_domain, out=tmp_path / objective, recipe=replace(still, objective=objective))
+
+        assert router.scores(one_domain.queries).mean(axis=0) == pytest.approx(expected, abs=0.12)
+
+
 def test_outcomes_are_smoothed_by_their_data_sets_means():
     scores = np.array([[1, 0], [0, 0], [0.5, 1]], dtype=np.float32)
 
@@ -185,6 +198,8 @@ def test_a_directory_that_is_no_checkpoint_is_refused_before_training(tiny_encod
         ("weights", "cosine"),
         ("max_length", 4),
         ("frozen_layers", -1),
+        ("layer_decay", 0.0),
+        ("head_learning_rate", 0.0),
     ],
 )
 def test_a_recipe_that_cant_work_names_field_value_and_fix(field, value):

@@ -81,7 +81,16 @@ def table(count: int = 240) -> OutcomeTable:
 
 def recipe(encoder: Path, **options: object) -> Recipe:
     """A recipe that takes seconds."""
-    quick = {"epochs": 6, "learning_rate": 3e-3, "batch_size": 16, "max_length": 16, "neighbours": 20, "own_share": 1.0}
+    quick = {
+        "epochs": 6,
+        "learning_rate": 3e-3,
+        "head_learning_rate": 3e-3,
+        "layer_decay": 1.0,
+        "batch_size": 16,
+        "max_length": 16,
+        "neighbours": 20,
+        "own_share": 1.0,
+    }
     return Recipe(**{"encoder": str(encoder), "progress": False, **quick, **options})  # type: ignore[arg-type]
 
 

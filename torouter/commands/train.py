@@ -30,6 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--validation", type=float, metavar="SHARE", help="of the queries, kept back to pick the best epoch")
     add("--epochs", type=int)
     add("--learning-rate", type=float)
+    add(
+        "--layer-decay",
+        type=float,
+        metavar="SHARE",
+        help="of a BERT layer's learning rate that the one below gets",
+    )
+    add("--head-learning-rate", type=float, help="of the BERT's last linear layer")
     add("--batch-size", type=int)
     add("--patience", type=int, metavar="EPOCHS", help="without a gain after which training stops")
     add("--frozen-layers", type=int, metavar="N", help="lower layers of the BERT that are not trained")

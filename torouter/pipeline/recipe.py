@@ -42,6 +42,11 @@ class Recipe:
     epochs: int | None = None
     """None is the kind's own default."""
     learning_rate: float | None = None
+    """None is the kind's own default. Of a BERT it is the highest layer's."""
+    layer_decay: float = 0.8
+    """Each layer of the BERT learns with this share of the learning rate of the layer above it."""
+    head_learning_rate: float | None = None
+    """Of the BERT's last linear layer, which starts as ridge regression; None is its default."""
     batch_size: int | None = None
     patience: int = 2
     """Epochs without a gain after which the BERT's training stops."""
@@ -67,6 +72,12 @@ class Recipe:
             ("validation", 0 < self.validation < 1, "give a share between 0 and 1"),
             ("epochs", self.epochs is None or self.epochs > 0, "give at least 1"),
             ("learning_rate", self.learning_rate is None or self.learning_rate > 0, "give a number above 0"),
+            ("layer_decay", 0 < self.layer_decay <= 1, "give a share above 0, at most 1"),
+            (
+                "head_learning_rate",
+                self.head_learning_rate is None or self.head_learning_rate > 0,
+                "give a number above 0",
+            ),
             ("batch_size", self.batch_size is None or self.batch_size > 0, "give at least 1"),
             ("patience", self.patience > 0, "give at least 1"),
             ("frozen_layers", self.frozen_layers >= 0, "give 0 or more"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import (
     AutoModelForSequenceClassification,
@@ -32,7 +33,11 @@ from torouter.routing import graphs
 from torouter.routing.config import RouterConfig
 from torouter.routing.encode import GRAPHS, QueryTokenizer, padded
 
-EPOCHS, LEARNING_RATE, BATCH_SIZE = 3, 1e-4, 32
+EPOCHS, LEARNING_RATE, HEAD_LEARNING_RATE, BATCH_SIZE = 3, 2e-4, 1e-3, 32
+WEIGHT_DECAY = 0.01
+_RIDGE, _VARIANCE = 0.01, 1e-3
+"""Penalty of the ridge regression that starts the head, per query and mean variance of a feature, and the least such
+variance that is believed: an encoder whose features hardly differ would get weights that training could not tame."""
 _FINGERPRINT = "run.json"
 
 
@@ -64,13 +69,14 @@ class Run:
             self._prepare_work()
         self._wait()
         tokenizer = QueryTokenizer.load(work, recipe.max_length)
+        self._learnt, self._collate = _rows(tokenizer, learnt), _Collator(tokenizer.pad_id)
         self._trainer = _OutcomeTrainer(
-            objective=recipe.objective,
+            recipe=recipe,
             model=self._model,
             args=self._arguments,
-            train_dataset=_rows(tokenizer, learnt),
+            train_dataset=self._learnt,
             eval_dataset=_rows(tokenizer, held),
-            data_collator=_Collator(tokenizer.pad_id),
+            data_collator=self._collate,
             compute_metrics=_quality,
             callbacks=[EarlyStoppingCallback(early_stopping_patience=recipe.patience)],
         )
@@ -86,6 +92,8 @@ class Run:
         whole = [path.parent for path in self._work.glob("steps/checkpoint-*/trainer_state.json")]
         last = max(whole, key=_step, default=None)
         self._first_step = 0 if last is None else _step(last)
+        if last is None:
+            _start_head(self._model, self._learnt, self._collate, self._recipe)
         with quiet():
             self._trainer.train(resume_from_checkpoint=None if last is None else str(last))
 
@@ -132,7 +140,7 @@ class Run:
             per_device_train_batch_size=recipe.batch_size or BATCH_SIZE,
             per_device_eval_batch_size=recipe.batch_size or BATCH_SIZE,
             warmup_steps=0.1,
-            weight_decay=0.01,
+            weight_decay=WEIGHT_DECAY,
             lr_scheduler_type="linear",
             train_sampling_strategy="group_by_length",
             eval_strategy="epoch",
@@ -170,14 +178,23 @@ class Run:
 
 
 class _OutcomeTrainer(Trainer):  # type: ignore[misc] # transformers is not typed
-    """Trainer with the two objectives."""
+    """Trainer with the two objectives, and a learning rate for each layer."""
 
-    def __init__(self, *, objective: str, **options: Any) -> None:
+    def __init__(self, *, recipe: Recipe, **options: Any) -> None:
         super().__init__(**options)
-        self._objective = objective
+        self._recipe = recipe
         self.remove_callback(PrinterCallback)  # it prints figures to stdout when there is no progress bar
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(_Bar())
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        trained = self.model if model is None else model
+        decayed = self.get_decay_parameter_names(trained)
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            {"params": [p], "lr": rate, "weight_decay": self.args.weight_decay if name in decayed else 0.0}
+            for name, p, rate in _rates(trained, self._recipe)
+        )
+        return self.optimizer
 
     def compute_loss(
         self,
@@ -188,7 +205,7 @@ class _OutcomeTrainer(Trainer):  # type: ignore[misc] # transformers is not type
     ) -> Any:
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         logits, targets = outputs.logits, inputs["labels"]
-        if self._objective == "soft":
+        if self._recipe.objective == "soft":
             loss = -(targets * functional.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
         else:
             loss = functional.binary_cross_entropy_with_logits(logits, targets)
@@ -272,13 +289,67 @@ def _freeze(model: Any, count: int) -> None:
     """Take the embeddings and the `count` lowest layers out of training."""
     if not count:
         return
-    stacks = (module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList))
-    layers = next((stack for stack in stacks if len(stack) == model.config.num_hidden_layers), None)
-    if layers is None or count > len(layers):
-        most = 0 if layers is None else len(layers)
-        raise ConfigurationError(f"frozen_layers={count} can't be used: the encoder has {most} layers to freeze")
+    layers = _layers(model)
+    if count > len(layers):
+        raise ConfigurationError(f"frozen_layers={count} can't be used: the encoder has {len(layers)} layers to freeze")
     for module in (model.base_model.embeddings, *layers[:count]):
         module.requires_grad_(False)
+
+
+def _layers(model: Any) -> Sequence[torch.nn.Module]:
+    """The encoder's layers, the lowest first; none where the model keeps them in a form of its own."""
+    stacks = (module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList))
+    return next((tuple(stack) for stack in stacks if len(stack) == model.config.num_hidden_layers), ())
+
+
+def _rates(model: Any, recipe: Recipe) -> Iterator[tuple[str, torch.nn.Parameter, float]]:
+    """Name, parameter and learning rate of all that is trained: each layer learns slower than the one above it."""
+    rate, layers = recipe.learning_rate or LEARNING_RATE, _layers(model)
+    rates: dict[torch.nn.Parameter, float] = {}
+    if layers:
+        rates |= dict.fromkeys(model.base_model.embeddings.parameters(), rate * recipe.layer_decay ** len(layers))
+    for depth, layer in enumerate(reversed(layers)):
+        rates |= dict.fromkeys(layer.parameters(), rate * recipe.layer_decay**depth)
+    head = model.get_submodule(_head_name(model))
+    rates |= dict.fromkeys(head.parameters(), recipe.head_learning_rate or HEAD_LEARNING_RATE)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield name, parameter, rates.get(parameter, rate)
+
+
+@torch.inference_mode()
+def _features(model: Any, rows: Sequence[Mapping[str, Any]], collate: _Collator) -> NDArray[np.float32]:
+    """What the head reads of each query, shape (n, d)."""
+    seen: list[torch.Tensor] = []
+    hook = model.get_submodule(_head_name(model)).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    order = sorted(range(len(rows)), key=lambda position: len(rows[position]["input_ids"]))
+    try:
+        for start in range(0, len(order), BATCH_SIZE):
+            batch = collate([rows[position] for position in order[start : start + BATCH_SIZE]])
+            model(**{name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")})
+    finally:
+        hook.remove()
+    found: NDArray[np.float32] = torch.cat(seen)[np.argsort(order)].cpu().numpy()
+    return found
+
+
+def _start_head(model: Any, rows: Sequence[Mapping[str, Any]], collate: _Collator, recipe: Recipe) -> None:
+    """Let the head begin as ridge regression on the encoder's features before training.
+
+    A head drawn at random spends the first epoch on what least squares find at once. Their estimates of the targets
+    become logits by the first-order expansion at the even guess: 4 (p - 1/2) of a sigmoid, k (p - 1/k) of a softmax.
+    """
+    features = _features(model.eval(), rows, collate).astype(np.float64)
+    targets = np.stack([row["labels"] for row in rows]).astype(np.float64)
+    centre, mean = features.mean(axis=0), targets.mean(axis=0)
+    x = features - centre
+    penalty = _RIDGE * len(x) * max(float(x.var(axis=0).mean()), _VARIANCE)
+    weight = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (targets - mean)).T
+    slope, even = (targets.shape[1], 1 / targets.shape[1]) if recipe.objective == "soft" else (4, 0.5)
+    head = model.get_submodule(_head_name(model))
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(slope * weight))
+        head.bias.copy_(torch.from_numpy(slope * (mean - weight @ centre - even)))
 
 
 def _head_name(model: Any) -> str:
