@@ -168,8 +168,8 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
     """Every router with every kind of cloud on every table."""
     facts, grids, plots = [], [], {}
     for name in options.table:
-        whole = source.table(name)
-        encoder, table = source.embeddings(whole), priced(whole)
+        table = priced(source.table(name))
+        encoder = source.embeddings(table)
         small = source.small_experts(name)
         replicas = [deployments(table, small, encoder, seed) for seed in options.seeds]
         pair = replicas[0][f"{KINDS[0]}, {CLOUDS[0]}"].names
