@@ -297,10 +297,27 @@ async def test_a_second_round_waits_for_the_cool_down() -> None:
     call = asyncio.ensure_future(dispatch.call(ranking("a", "b"), script.ask))
     await settle()
     assert script.asked == ["a", "b"]
-    await time.advance(1)
+    await time.advance(10)
     served = await call
     assert served.value == "a answers"
     assert len(served.attempts) == 2
+
+
+async def test_no_round_waits_for_an_expert_that_refuses_us() -> None:
+    time = Time()
+    dispatch = dispatcher(pool("a", "b"), time, rounds=3, access_cooldown=10)
+    script = Script(a=[ExpertNotFoundError("gone")], b=[ExpertNotFoundError("gone")])
+    call = asyncio.ensure_future(dispatch.call(ranking("a", "b"), script.ask))
+    await settle()
+    assert call.done()
+    assert isinstance(call.exception(), NoExpertLeftError)
+    script.faults.update(a=[ExpertNotFoundError("gone")], b=[ExpertOverloadedError("busy")])
+    await time.advance(100)
+    call = asyncio.ensure_future(dispatch.call(ranking("a", "b"), script.ask))
+    await settle()
+    await time.advance(10)
+    assert (await call).value == "b answers"
+    assert script.asked == ["a", "b"] * 2 + ["b"]
 
 
 # Replicas

@@ -11,6 +11,7 @@ from torouter.dispatch.settings import DispatchSettings
 from torouter.errors import (
     ContextLengthError,
     DeadlineExceededError,
+    ExpertAccessError,
     ExpertError,
     ExpertGenerationError,
     NoExpertLeftError,
@@ -43,6 +44,8 @@ class Walk:
     """The last attempt's."""
     asked: set[Replica] = field(default_factory=set)
     """Replicas that are not asked again in this round."""
+    refused: set[Replica] = field(default_factory=set)
+    """Replicas that refuse us, which no round asks again: somebody has to mend their configuration."""
     too_small: set[str] = field(default_factory=set)
     """Experts whose window does not hold the input."""
     repeatable: Replica | None = None
@@ -103,11 +106,12 @@ class Walk:
             self.repeated = True
             return again
         open_names = [name for name in self.ranking if name not in self.too_small]
-        in_time = any(replica.cooling_until <= self.deadline for name in open_names for replica in self.replicas[name])
+        again_open = {replica for name in open_names for replica in self.replicas[name]} - self.refused
+        in_time = any(replica.cooling_until <= self.deadline for replica in again_open)
         if self.rounds < self.settings.rounds and in_time:
             self.rounds += 1
             self.round_began = now
-            self.asked.clear()
+            self.asked.intersection_update(self.refused)
             return self.next_step(now, budget)
         return None
 
@@ -132,6 +136,8 @@ class Walk:
             if (known := expert.context_window) is not None:
                 windows = {name: self.replicas[name][0].expert.context_window for name in self.ranking}
                 self.too_small.update(name for name, size in windows.items() if size is not None and size <= known)
+        elif isinstance(error, ExpertAccessError):
+            self.refused.add(replica)
         elif isinstance(error, ExpertGenerationError) and self.repeatable is None:
             self.repeatable = replica
 
