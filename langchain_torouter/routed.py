@@ -126,6 +126,8 @@ class RoutedChatModel(ExpertChatModel):
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
         pool, self._models = pool_and_models(self.experts, BaseChatModel, expert_of)  # type: ignore[type-abstract]
+        if isinstance(self.experts, Mapping):
+            self.experts = {**pool, **self._models}  # a mapping of plain fields would show a token
         settings = self.settings
         if self.max_retries is not None:
             settings = replace(settings, rounds=self.max_retries + 1)
