@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -19,9 +19,7 @@ from langchain_torouter.base import Call
 from langchain_torouter.errors import as_expert_error
 from torouter.errors import ConfigurationError
 from torouter.experts import Ability, Expert
-from torouter.foreign import expert_errors
-
-_DONE = object()
+from torouter.foreign import expert_errors, stepwise
 
 
 def expert_of(name: str, model: BaseChatModel) -> Expert:
@@ -71,7 +69,7 @@ async def stream_model(
     keywords = _keywords(model, call, defaults)
     with expert_errors(name, as_expert_error):
         if call.sync and type(model)._stream is not BaseChatModel._stream:  # noqa: SLF001
-            chunks = _stepwise(model._stream(call.messages, stop=call.stop, **keywords))  # noqa: SLF001
+            chunks = stepwise(model._stream(call.messages, stop=call.stop, **keywords))  # noqa: SLF001
         else:
             chunks = cast(
                 "AsyncGenerator[ChatGenerationChunk, None]",
@@ -80,17 +78,6 @@ async def stream_model(
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
-
-
-async def _stepwise(chunks: Iterator[ChatGenerationChunk]) -> AsyncGenerator[ChatGenerationChunk, None]:
-    """A synchronous stream, each step in a worker thread, so that it never holds up the event loop."""
-    try:
-        while (chunk := await asyncio.to_thread(next, chunks, _DONE)) is not _DONE:
-            yield cast("ChatGenerationChunk", chunk)
-    finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            await asyncio.to_thread(close)
 
 
 def _streams(model: BaseChatModel) -> bool:

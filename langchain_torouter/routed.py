@@ -33,6 +33,7 @@ from langchain_torouter.messages import (
 )
 from langchain_torouter.models import ask_model, expert_of, stream_model
 from torouter.dispatch import DispatchHook, DispatchSettings, Target
+from torouter.errors import ExpertError
 from torouter.health import Health
 from torouter.routed import RoutedExperts, RouteQuery, pool_and_models
 from torouter.routing.decision import RouteDecision, routing_block
@@ -145,6 +146,7 @@ class RoutedChatModel(ExpertChatModel):
         return {
             "router": self._routed.router.revision,
             "experts": self._routed.experts.fingerprint,
+            "models": {name: model.dict() for name, model in self._models.items()},
             "policy": repr(self.policy),
             **self._defaults(),
         }
@@ -348,14 +350,20 @@ class RoutedChatModel(ExpertChatModel):
             deadline=call.seconds(self.timeout),
         )
         usage: UsageMetadata | None = None
+        given: list[str] = []
         routing: dict[str, Any] | None = routing_block(chosen.decision, stream.expert, stream.attempts)
-        async with aclosing(stream):
-            async for chunk in stream:
-                if routing is not None:
-                    chunk.message.response_metadata["routing"] = routing
-                    routing = None
-                usage = getattr(chunk.message, "usage_metadata", None) or usage
-                yield chunk
+        try:
+            async with aclosing(stream):
+                async for chunk in stream:
+                    if routing is not None:
+                        chunk.message.response_metadata["routing"] = routing
+                        routing = None
+                    usage = getattr(chunk.message, "usage_metadata", None) or usage
+                    given.append(chunk.text)
+                    yield chunk
+        except ExpertError as error:
+            error.partial_text = error.partial_text or "".join(given)  # a chat model of the user's does not say it
+            raise
         self._answered(stream.expert, usage, chosen.session)
 
     async def _choice(self, call: Call) -> ChosenExpert:

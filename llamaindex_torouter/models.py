@@ -6,10 +6,10 @@ RoutedLLM's own methods open none: LlamaIndex's TokenCountingHandler would count
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from llama_index.core.base.llms.generic_utils import (
     astream_completion_response_to_chat_response,
@@ -25,9 +25,7 @@ from llama_index.core.tools.types import BaseTool
 from llamaindex_torouter.base import ExpertLLM
 from torouter import errors
 from torouter.experts import Ability, Expert
-from torouter.foreign import expert_errors
-
-_DONE = object()
+from torouter.foreign import expert_errors, stepwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +101,13 @@ async def _opened(
 ) -> AsyncGenerator[ChatResponse, None]:
     if model.metadata.is_chat_model:
         if _in_thread(model, call):
-            return _stepwise(await asyncio.to_thread(model.stream_chat, messages, **options))
+            return stepwise(await asyncio.to_thread(model.stream_chat, messages, **options))
         return await model.astream_chat(messages, **options)
     prompt = _prompt(model, messages)
     if _in_thread(model, call):
         steps = await asyncio.to_thread(model.stream_complete, prompt, formatted=True, **options)
-        return _stepwise(stream_completion_response_to_chat_response(steps))
+        return stepwise(stream_completion_response_to_chat_response(steps))
     return astream_completion_response_to_chat_response(await model.astream_complete(prompt, formatted=True, **options))
-
-
-async def _stepwise(responses: Generator[ChatResponse, None, None]) -> AsyncGenerator[ChatResponse, None]:
-    """A synchronous stream, each step in a worker thread, so that it never holds up the event loop."""
-    try:
-        while (response := await asyncio.to_thread(next, responses, _DONE)) is not _DONE:
-            yield cast("ChatResponse", response)
-    finally:
-        await asyncio.to_thread(responses.close)
 
 
 def _in_thread(model: LLM, call: Call) -> bool:

@@ -37,6 +37,7 @@ from llamaindex_torouter.models import Call, ask_model, expert_of, stream_model
 from llamaindex_torouter.tgi_llm import TGILLM, longest_answer
 from torouter import background
 from torouter.dispatch import AnswerFacts, DispatchHook, DispatchSettings, Target
+from torouter.errors import ExpertError
 from torouter.experts import Ability
 from torouter.health import Health
 from torouter.routed import RoutedExperts, RouteQuery, pool_and_models
@@ -288,9 +289,13 @@ class RoutedLLM(ExpertLLM):
         ask = partial(self._ask_stream, call)
         stream = await self._routed.open_stream(decision, ask, facts=_facts, deadline=call.seconds)
         signature = self._signature(decision, stream.expert, stream.attempts)
-        async with aclosing(stream):
-            async for response in stream:
-                yield _signed(response, signature)
+        try:
+            async with aclosing(stream):
+                async for response in stream:
+                    yield _signed(response, signature)
+        except ExpertError as error:
+            error.partial_text = error.partial_text or response.message.content or ""  # an LLM of the user's has none
+            raise
         self._answered(query, stream.expert, response)
 
     def _answered(self, query: RouteQuery, expert: str, response: ChatResponse) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +22,7 @@ from langchain_core.exceptions import (
 from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.outputs import ChatResult, LLMResult
+from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
@@ -29,7 +30,7 @@ from pydantic import BaseModel, Field
 from langchain_torouter import RoutedChatModel
 from tests.scripted_tgi import Fault, ScriptedTGI, Text, ToolUse
 from tests.word_router import WordRouter
-from torouter.errors import ConfigurationError, NoExpertLeftError
+from torouter.errors import ConfigurationError, ExpertUnavailableError, NoExpertLeftError
 from torouter.routing.policy import RoutingPolicy
 
 
@@ -139,6 +140,14 @@ def test_a_batch_is_scored_in_one_forward_pass(world: World) -> None:
     answers = world.model.batch(prompts)
     assert world.router.passes == [20]
     assert [answer.response_metadata["routing"]["expert"] for answer in answers] == ["code", "math"] * 10
+
+
+def test_a_batch_larger_than_the_memory_of_scores_is_scored_in_one_forward_pass_too() -> None:
+    router = WordRouter.named({"code": 0.6, "math": 0.5})
+    own = FakeListChatModel(responses=["yes"])
+    model = RoutedChatModel(router=router, experts={"code": own, "math": own})
+    model.batch([f"query {number}" for number in range(1100)])
+    assert router.passes == [1100]
 
 
 def test_one_failing_prompt_of_a_batch_does_not_lose_the_others(world: World) -> None:
@@ -341,6 +350,14 @@ def test_another_router_does_not_hit_the_cached_answers_of_the_old(world: World)
     assert len(world.math.requests) == 2
 
 
+def test_another_chat_model_of_the_same_name_does_not_hit_the_cached_answers_of_the_old(world: World) -> None:
+    cache = InMemoryCache()
+    for text in ("old", "new"):
+        own = FakeListChatModel(responses=[text])
+        model = world.again(cache=cache, experts={"code": world.code.url, "math": own})
+        assert model.invoke("ask math").text == text
+
+
 def test_generate_without_a_decision_still_routes(world: World) -> None:
     result = world.model.generate([[HumanMessage("ask math")]])
     assert result.generations[0][0].message.response_metadata["routing"]["expert"] == "math"  # type: ignore[union-attr]
@@ -373,6 +390,44 @@ async def test_a_chat_model_expert_streams_and_fails_over_like_any_other(world: 
         experts={"code": world.code.url, "math": GenericFakeChatModel(messages=iter([AIMessage("one two")]))}
     )
     assert [chunk.text async for chunk in working.astream("ask math")][:3] == ["one", " ", "two"]
+
+
+class Steps(FakeListChatModel):
+    """Streams synchronously: each text at once, an exception raised, an event waited for."""
+
+    steps: list[Any]
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        for step in self.steps:
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, Event):
+                step.wait()
+            else:
+                yield ChatGenerationChunk(message=AIMessageChunk(content=step))
+
+
+def test_a_chat_model_that_stalls_before_its_first_token_is_given_up_for_the_next_expert(world: World) -> None:
+    released = Event()
+    stalled = Steps(responses=[], steps=[released, "late"])
+    model = world.again(experts={"code": world.code.url, "math": stalled}, timeout=1.0)
+    try:
+        assert merged(list(model.stream("ask math"))).response_metadata["routing"]["expert"] == "code"
+    finally:
+        released.set()
+
+
+@pytest.mark.parametrize("end", [ConnectionResetError("cut"), Event()])
+def test_a_chat_models_stream_that_breaks_raises_with_what_had_come(world: World, end: Any) -> None:
+    broken = Steps(responses=[], steps=["one", " two", end])
+    model = world.again(experts={"code": world.code.url, "math": broken}, timeout=0.3)
+    try:
+        with pytest.raises(ExpertUnavailableError) as caught:
+            list(model.stream("ask math"))
+    finally:
+        if isinstance(end, Event):
+            end.set()
+    assert caught.value.partial_text == "one two"
 
 
 def test_a_bug_in_a_chat_model_is_raised_as_it_is(world: World) -> None:

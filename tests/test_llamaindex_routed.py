@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from pydantic import BaseModel, Field
 from llamaindex_torouter import TGILLM, RoutedLLM
 from tests.llamaindex_world import World, counter, experts_of, listening, world
 from tests.scripted_tgi import Fault, ScriptedTGI, Text, ToolUse
+from tests.word_router import WordRouter
 from torouter import routing_text
 from torouter.dispatch import DispatchSettings
 from torouter.errors import (
@@ -41,6 +43,7 @@ from torouter.errors import (
     DeadlineExceededError,
     ExpertError,
     ExpertRequestError,
+    ExpertUnavailableError,
     NoExpertLeftError,
 )
 from torouter.experts import Expert, ExpertPool
@@ -414,6 +417,57 @@ class APIConnectionError(Exception):
 )
 def test_an_llms_failure_that_may_pass_fails_over(world: World, failure: Exception) -> None:
     llm = world.again(experts={"code": world.code.url, "math": Sure(failure=failure)})
+    assert routing(llm.complete("ask math"))["expert"] == "code"
+
+
+class Steps(Sure):
+    """Streams synchronously: each text at once, an exception raised, an event waited for."""
+
+    steps: list[Any]
+
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        def steps() -> CompletionResponseGen:
+            text = ""
+            for step in self.steps:
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, Event):
+                    step.wait()
+                else:
+                    text += step
+                    yield CompletionResponse(text=text, delta=step)
+
+        return steps()
+
+
+def test_an_llm_that_stalls_before_its_first_token_is_given_up_for_the_next_expert(world: World) -> None:
+    released = Event()
+    llm = world.again(experts={"code": world.code.url, "math": Steps(steps=[released, "late"])}, timeout=1.0)
+    try:
+        assert routing(list(llm.stream_chat(user("ask math")))[-1])["expert"] == "code"
+    finally:
+        released.set()
+
+
+@pytest.mark.parametrize("end", [ConnectionResetError("cut"), Event()])
+def test_an_llms_stream_that_breaks_raises_with_what_had_come(world: World, end: Any) -> None:
+    llm = world.again(experts={"code": world.code.url, "math": Steps(steps=["one", " two", end])}, timeout=0.3)
+    try:
+        with pytest.raises(ExpertUnavailableError) as caught:
+            list(llm.stream_chat(user("ask math")))
+    finally:
+        if isinstance(end, Event):
+            end.set()
+    assert caught.value.partial_text == "one two"
+
+
+def test_a_routed_llm_as_expert_whose_own_experts_have_all_failed_is_given_up_for_the_next(world: World) -> None:
+    inner = RoutedLLM(
+        router=WordRouter.named({"small": 0.5}),
+        experts={"small": Sure(failure=TimeoutError())},
+        settings=DispatchSettings(),
+    )
+    llm = world.again(experts={"code": world.code.url, "math": inner})
     assert routing(llm.complete("ask math"))["expert"] == "code"
 
 

@@ -19,7 +19,8 @@ class ScoreCache:
 
     Args:
         router: The router that scores what is not remembered. It never changes, so nothing goes stale.
-        size: Most texts that are kept; the one not used for longest goes first.
+        size: Most texts that are kept, but for a larger batch, which is kept whole until the next text comes; the one
+            not used for longest goes first.
     """
 
     def __init__(self, router: Router, size: int = 1024) -> None:
@@ -44,7 +45,7 @@ class ScoreCache:
             fresh = dict(zip(missing, self._router.scores(missing), strict=True))
             with self._lock:
                 self._rows.update(fresh)
-                while len(self._rows) > self._size:
+                while len(self._rows) > max(self._size, len(rows)):
                     self._rows.popitem(last=False)
             rows.update(fresh)
         return [row for text in texts if (row := rows[text]) is not None]

@@ -116,10 +116,7 @@ def replacing(directory: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: `directory` holds something other than a checkpoint.
     """
-    if directory.exists() and not (
-        (directory / CONFIG).is_file() or (directory.is_dir() and not any(directory.iterdir()))
-    ):
-        raise CheckpointError(f"{directory} exists and is no router's checkpoint: give a new or empty directory")
+    check_replaceable(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
