@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ def test_one_or_several_urls_make_one_expert() -> None:
         ("url", "127.0.0.1:8080"),
         ("url", "ftp://host"),
         ("url", "http://host:99999"),
-        ("url", "http://host?x=1"),
         ("urls", "http://host"),
         ("api", "grpc"),
         ("model", ""),
@@ -90,7 +91,7 @@ experts:
         ("experts:\n  - {name: code, url: http://a, input_price: -2}", r"'code'.*input_price=-2"),
         ("experts:\n  - {name: code}", r"'code'.*url is missing"),
         ("experts:\n  - {url: http://a}", r"without a name"),
-        ("experts:\n  - code", r"'code', not a mapping"),
+        ("experts:\n  - code", r"entry 1 is no mapping"),
         ("experts: []", r"there is none"),
         ("experts: {}", r"one key, `experts`"),
         ("- x", r"one key, `experts`"),
@@ -134,10 +135,45 @@ def test_a_key_is_never_shown(key: Any) -> None:
     assert "canary" not in str(ExpertPool([expert])) + repr(dict(ExpertPool([expert])))
 
 
-def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
-    with pytest.raises(ConfigurationError, match="api_key") as caught:
-        Expert(name="a", url="http://user:canary@host")
-    assert "canary" not in str(caught.value)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:can/ary@host",
+        "http://user:can/ary@host:port",
+        "http://user:can/ary@[bad",
+        "user:can/ary@host",
+        "http://host?key=can/ary",
+        "http://host#can/ary",
+    ],
+)
+def test_a_password_in_a_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"'code': url=") as caught:
+        Expert(name="code", url=url)
+    assert "ary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "experts:\n  - {name: code, api_key: {secret-token}",
+        "experts:\n  - name: code\n    api_key: 'secret-token",
+        "experts:\n  - name: code\n    api_key: !unknown secret-token",
+        "experts:\n  - [name, code, api_key, secret-token]",
+    ],
+)
+def test_an_error_in_a_file_does_not_quote_the_line_which_may_hold_a_token(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "experts.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=re.escape(str(file))) as caught:
+        ExpertPool.from_yaml(file)
+    assert "secret-token" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_entry_that_is_no_expert_is_not_quoted() -> None:
+    for experts in ([{"name": "code", "api_key": "secret-token"}], {"code": ["http://host", "secret-token"]}):
+        with pytest.raises(ConfigurationError) as caught:
+            ExpertPool(experts)  # type: ignore[arg-type]
+        assert "secret-token" not in str(caught.value)
 
 
 def test_the_key_is_read_from_the_environment_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

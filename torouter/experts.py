@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -156,18 +157,17 @@ class Expert:
         fix = "give a full address such as http://127.0.0.1:8080"
         if not isinstance(url, str):
             raise self._wrong("url", url, fix)
+        # The message must not repeat a password or token that stands in the url.
+        shown = re.sub(r"[?#].*", "?...", re.sub(r"^(\w+://)?.*@", r"\1...@", url, flags=re.DOTALL), flags=re.DOTALL)
         try:
             parts = urlsplit(url)
             port_ok = parts.port is None or parts.port > 0
         except ValueError:
-            raise self._wrong("url", url, fix) from None
+            raise self._wrong("url", shown, fix) from None
         if parts.username or parts.password:
-            # The message must not repeat the password that stands in the url.
-            raise self._wrong(
-                "url", f"{parts.scheme}://...@{parts.hostname}", "put the token in api_key or api_key_env"
-            )
+            raise self._wrong("url", shown, "put the token in api_key or api_key_env")
         if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok or parts.query or parts.fragment:
-            raise self._wrong("url", url, fix)
+            raise self._wrong("url", shown, fix)
         return url.rstrip("/")
 
     def _checked_price(self, name: str) -> float | None:
@@ -236,7 +236,7 @@ class ExpertPool(Mapping[str, Expert]):
         self._experts: dict[str, Expert] = {}
         for expert in found:
             if not isinstance(expert, Expert):
-                msg = f"experts: {expert!r} is no Expert; give Expert(name=..., url=...)"
+                msg = f"experts: a {type(expert).__name__} is no Expert; give Expert(name=..., url=...)"
                 raise ConfigurationError(msg)
             if expert.name in self._experts:
                 msg = f"expert {expert.name!r} stands twice: give each expert a name of its own"
@@ -259,17 +259,23 @@ class ExpertPool(Mapping[str, Expert]):
         except FileNotFoundError:
             msg = f"{file}: no such file; give the path of an experts.yaml"
             raise ConfigurationError(msg) from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            msg = f"{file}: can't be read as YAML: {error}"
+        except (OSError, UnicodeDecodeError) as error:
+            msg = f"{file}: can't be read: {error}"
             raise ConfigurationError(msg) from error
+        except yaml.YAMLError as error:
+            # Its text quotes the line, which may hold a token.
+            mark = getattr(error, "problem_mark", None)
+            where = "" if mark is None else f" from line {mark.line + 1}, column {mark.column + 1} on"
+            msg = f"{file}: can't be read as YAML{where} ({type(error).__name__})"
+            raise ConfigurationError(msg) from None
         if not isinstance(document, Mapping) or not isinstance(document.get("experts"), list) or len(document) != 1:
             msg = f"{file}: the file must hold one key, `experts`, with a list of experts"
             raise ConfigurationError(msg)
         try:
             experts = []
-            for entry in document["experts"]:
+            for number, entry in enumerate(document["experts"], 1):
                 if not isinstance(entry, Mapping):
-                    msg = f"an entry is {entry!r}, not a mapping of fields"
+                    msg = f"entry {number} is no mapping of fields"
                     raise ConfigurationError(msg)
                 experts.append(Expert.from_mapping(entry))
                 if not experts[-1].urls:
@@ -332,5 +338,5 @@ def _coerced(name: str, value: object) -> Expert:
             msg = f"expert {value.name!r} stands under the name {name!r}: let both be the same"
             raise ConfigurationError(msg)
         return value
-    msg = f"expert {name!r}: {value!r} is no url, Expert or mapping of its fields"
+    msg = f"expert {name!r}: a {type(value).__name__} is no url, Expert or mapping of its fields"
     raise ConfigurationError(msg)
