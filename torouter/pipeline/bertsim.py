@@ -81,7 +81,7 @@ def _load(encoder: str, layer: int | None) -> Any:
     except ImportError:
         raise MissingExtraError("BERTSim needs torch and bert-score: pip install 'torouter[train]'") from None
     try:
-        layers = AutoConfig.from_pretrained(encoder).num_hidden_layers
+        layers = AutoConfig.from_pretrained(encoder, trust_remote_code=False).num_hidden_layers
         layer = layer if layer is not None else model2layers.get(encoder, layers)
         if not 1 <= layer <= layers:
             raise ConfigurationError(f"layer={layer} can't be used: the encoder {encoder} has the layers 1 to {layers}")

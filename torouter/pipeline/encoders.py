@@ -103,7 +103,7 @@ def write_embedding(encoder: str | None, directory: Path, *, max_length: int = 0
     write_tokenizer(str(source), directory)
     try:
         with quiet():
-            model = AutoModel.from_pretrained(str(source), dtype=torch.float32)
+            model = AutoModel.from_pretrained(str(source), dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # whatever a damaged directory makes transformers raise
         raise ConfigurationError(f"encoder {str(source)!r} can't be loaded: {error}") from error
     check_length(model.config, max_length)
@@ -121,6 +121,6 @@ def write_tokenizer(source: str, directory: Path) -> None:
 
     try:
         with quiet():
-            AutoTokenizer.from_pretrained(source).save_pretrained(directory)
+            AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(directory)
     except Exception as error:
         raise ConfigurationError(f"encoder {source!r} has no tokenizer that can be loaded: {error}") from error

@@ -272,6 +272,7 @@ def _model(source: str, config: RouterConfig) -> Any:
     try:
         return AutoModelForSequenceClassification.from_pretrained(
             source,
+            trust_remote_code=False,
             num_labels=len(config.experts),
             # What `pipeline("text-classification")` makes of the logits: shares for "soft", one sigmoid each for "bce".
             problem_type="single_label_classification" if config.objective == "soft" else "multi_label_classification",

@@ -63,7 +63,7 @@ class BertRouter(EncodedRouter):
     def write_files(self, directory: Path) -> None:
         for name in checkpoint.FILES:
             if name not in _OWN and (self._source / name).is_file():
-                shutil.copyfile(self._source / name, directory / name)
+                shutil.copyfile(checkpoint.checked(self._source, name), directory / name)
         model_config = _model_config(self._source)
         module = str(self.config.settings.get("head", "classifier"))
         if _names(model_config, self._source) == self.config.names and read_head(directory, module) == self._head:
@@ -106,7 +106,11 @@ class TorchEncoder:
         self._tokenizer, self._directory = tokenizer, directory
         try:
             self._model = AutoModelForSequenceClassification.from_pretrained(
-                directory, local_files_only=True, use_safetensors=True, attn_implementation="eager"
+                directory,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation="eager",
             ).eval()
             self._head = self._model.get_submodule(head)
         except Exception as error:  # whatever a damaged directory makes transformers raise
@@ -169,7 +173,7 @@ def _write_head(directory: Path, module: str, head: Head) -> None:
 def _model_config(directory: Path) -> Mapping[str, Any]:
     try:
         found = json.loads(checkpoint.read_text(directory, MODEL_CONFIG))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{directory / MODEL_CONFIG} is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{directory / MODEL_CONFIG} holds no object")

@@ -1,6 +1,6 @@
 """Directories of checkpoints: found here or on the Hub, read with care, replaced in one step.
 
-Every file has a fixed name, so nothing that a checkpoint says can lead out of its directory.
+Every file has a fixed name and has to be there itself, so nothing in a checkpoint can lead out of its directory.
 """
 
 from __future__ import annotations
@@ -75,11 +75,16 @@ def checked(directory: Path, name: str, limit: int = MAX_WEIGHT_BYTES) -> Path:
     """The path of a checkpoint's file.
 
     Raises:
-        CheckpointError: It is missing or larger than `limit` bytes.
+        CheckpointError: It is missing, larger than `limit` bytes, or a link that leads out of the checkpoint.
     """
     path = directory / name
     if not path.is_file():
         raise CheckpointError(f"{directory} lacks {name}: the checkpoint is incomplete, save or fetch it again")
+    home = directory.resolve()
+    # The Hub's cache keeps a snapshot's files in a folder beside it and links them.
+    blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
+    if not path.resolve().is_relative_to(home) and path.resolve().parent != blobs:
+        raise CheckpointError(f"{path} is a link that leads out of the checkpoint: put the file itself there")
     size = path.stat().st_size
     if size > limit:
         raise CheckpointError(f"{path} has {size} bytes, more than the {limit} that are read")

@@ -167,7 +167,7 @@ class RouterConfig:
         """
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"router.json is not JSON: {error}") from None
         if not isinstance(document, dict):
             raise CheckpointError("router.json holds no object")
