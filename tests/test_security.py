@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
+import re
 import shutil
 import ssl
 from pathlib import Path
@@ -205,7 +206,19 @@ def test_code_in_a_checkpoint_is_not_run(copied: Path, tmp_path: Path, model_typ
     assert not (tmp_path / "ran").exists()
 
 
-# What our own sources never do
+# What our own sources never do, and what the page says
+
+
+def test_every_test_that_the_page_names_is_there() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    file, found = "", 0
+    for named_file, test in re.findall(r"`(test_\w+\.py)?(?:::(test_\w+))?`", page):
+        file = named_file or file
+        assert not file or (ROOT / "tests" / file).is_file(), file
+        if test:
+            found += 1
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+    assert found > 20
 
 
 def test_no_module_unpickles_evaluates_or_switches_checks_off() -> None:
