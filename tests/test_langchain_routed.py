@@ -571,6 +571,13 @@ def test_prices_trade_against_scores_and_follow_the_answers_lengths(world: World
     assert after["math"] < before["math"]
 
 
+def test_a_long_input_costs_more_than_a_short_one(world: World) -> None:
+    experts = {"code": {"url": world.code.url, "input_price": 10.0}, "math": world.math.url}
+    model = world.again(experts=experts, policy=RoutingPolicy(max_price=20.0))
+    assert model.route("a short question").expert == "code"
+    assert model.route("a long question " * 2000).ranking == ("math",)
+
+
 def test_a_policy_that_names_no_expert_is_told_at_construction(world: World) -> None:
     with pytest.raises(ConfigurationError, match="'poet'"):
         world.again(policy=RoutingPolicy(exclude=frozenset(["poet"])))

@@ -142,6 +142,12 @@ def test_experts_whose_window_is_too_small_are_left_out() -> None:
     assert decide(SCORES, experts, needs=Needs(input_tokens=4096)).ranking == ("code",)
 
 
+def test_a_max_tokens_as_large_as_the_window_leaves_no_expert_out() -> None:
+    experts = pool(small={"context_window": 4096}, code={"context_window": 4096}, large={"context_window": 4096})
+    needs = Needs(input_tokens=3000, output_tokens=4096)
+    assert len(RoutingPolicy().decide(SCORES, experts, needs=needs).ranking) == 3
+
+
 def test_an_input_too_long_for_every_expert_is_a_context_error() -> None:
     experts = pool(small={"context_window": 2048}, code={"context_window": 1024}, large={"abilities": []})
     with pytest.raises(ContextLengthError, match="'small': its window is 2048") as caught:

@@ -92,6 +92,7 @@ class RoutedExperts:
         self._lock = threading.Lock()
         self._sessions = Sessions()
         self._smallest_window = _smallest_window(experts)
+        self._input_costs = any(expert.input_price for expert in experts.values())
         self._timeouts = timeouts or Timeouts()
         self._scores = ScoreCache(self.router)
         self._clients: dict[tuple[str, str], TGIClient] = {}
@@ -123,14 +124,16 @@ class RoutedExperts:
         return self._decided(query, row, started)
 
     def input_tokens(self, texts: Iterable[str]) -> int | None:
-        """About how many tokens a request's texts have; None where they fit any expert, which costs no counting."""
-        if self._smallest_window is None:
+        """About how many tokens a request's texts have.
+
+        None where nothing depends on it, which costs no counting: they fit any expert, and none takes money for them.
+        """
+        if self._smallest_window is None and not self._input_costs:
             return None
         text = "\n".join(texts)
         # No token is shorter than a byte, and a character has four bytes at most.
-        if 4 * len(text) <= self._smallest_window:
-            return None
-        return estimate_tokens(text)
+        fits = self._smallest_window is None or 4 * len(text) <= self._smallest_window
+        return None if fits and not self._input_costs else estimate_tokens(text)
 
     async def call(
         self,

@@ -11,6 +11,8 @@ ASSUMED_INPUT_TOKENS = 200
 """Length of an input that nobody has counted. Only prices are computed from it, never whether an input fits."""
 ASSUMED_OUTPUT_TOKENS = 250
 """Length of an answer while nobody has observed one."""
+_COUNTED_OUTPUT_TOKENS = 1024
+"""All that TGI's check of the window counts of `max_tokens`. A server that counts more says so: one refusal."""
 
 _PIECE = re.compile(
     r"[a-zA-Z]{1,10}"  # a word
@@ -57,8 +59,13 @@ class Needs:
 
     @property
     def window(self) -> int | None:
-        """Tokens that the context window must hold, None where unknown."""
-        return None if self.input_tokens is None else self.input_tokens + (self.output_tokens or 0)
+        """Tokens that the context window must hold, None where unknown.
+
+        Of a long answer only the start is counted, as TGI does: `max_tokens` is a limit and no wish to fill the window.
+        """
+        if self.input_tokens is None:
+            return None
+        return self.input_tokens + min(self.output_tokens or 0, _COUNTED_OUTPUT_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
