@@ -76,7 +76,7 @@ class ChatTGI(ExpertChatModel):
             api=self.api,
             model=self.model if self.api == "openai" else None,
             adapter=self.model if self.api == "tgi" else None,
-            api_key=self.api_key,  # type: ignore[arg-type]  # Expert takes a SecretStr and keeps a Secret
+            api_key=self.api_key or None,  # type: ignore[arg-type]  # Expert takes a SecretStr and keeps a Secret
             abilities=self.abilities,
             context_window=self.context_window,
         )

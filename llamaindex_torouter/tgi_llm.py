@@ -84,8 +84,8 @@ class TGILLM(ExpertLLM):
             api=self.api,
             model=self.model if self.api == "openai" else None,
             adapter=self.model if self.api == "tgi" else None,
-            api_key=self.api_key,  # type: ignore[arg-type]  # Expert takes a SecretStr and keeps a Secret
-            api_key_env="TGI_API_KEY" if self.api_key is None and "TGI_API_KEY" in os.environ else None,
+            api_key=self.api_key or None,  # type: ignore[arg-type]  # Expert takes a SecretStr and keeps a Secret
+            api_key_env="TGI_API_KEY" if self.api_key is None and os.environ.get("TGI_API_KEY") else None,
             abilities=frozenset(self.abilities),
             context_window=self.context_window,
         )

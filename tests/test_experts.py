@@ -176,6 +176,12 @@ def test_an_entry_that_is_no_expert_is_not_quoted() -> None:
         assert "secret-token" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["", SecretStr("")])
+def test_an_empty_key_is_refused(key: Any) -> None:
+    with pytest.raises(ConfigurationError, match="api_key"):
+        Expert(name="a", url="http://a", api_key=key)
+
+
 def test_the_key_is_read_from_the_environment_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     expert = Expert(name="a", url="http://a", api_key_env="SOME_KEY")
     monkeypatch.delenv("SOME_KEY", raising=False)

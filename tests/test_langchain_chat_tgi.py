@@ -64,6 +64,12 @@ def test_the_model_is_a_lora_adapter_of_tgi_and_the_served_model_elsewhere(tgi: 
             chat(vllm, api="openai", model="other").invoke("hello")
 
 
+def test_an_empty_token_in_the_environment_is_none(tgi: ScriptedTGI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TGI_API_KEY", "")
+    chat(tgi).invoke("hello")
+    assert "authorization" not in tgi.requests[-1].headers
+
+
 def test_the_token_goes_into_the_header_and_into_nothing_that_is_shown() -> None:
     with ScriptedTGI(api_key="sk-canary") as server:
         model = chat(server, api_key="sk-canary")

@@ -201,7 +201,7 @@ class Expert:
         if self.api_key_env is not None:
             raise self._wrong("api_key_env", self.api_key_env, "give either api_key or api_key_env, not both")
         if isinstance(key, SupportsSecret):
-            return Secret(key.get_secret_value())
+            key = key.get_secret_value()
         if isinstance(key, str) and key:
             return Secret(key)
         raise self._wrong("api_key", Secret(""), "give a non-empty string or SecretStr")
