@@ -132,11 +132,10 @@ class Answer:
         return self.response(delta=chunk.text)
 
     def response(self, delta: str | None = None) -> ChatResponse:
-        blocks: list[Any] = [_block(call) for call in self.calls.values()]
-        if self.text or not blocks:
-            blocks.insert(0, TextBlock(text=self.text))
+        calls = [_block(call) for call in self.calls.values()]
+        blocks: list[Any] = [TextBlock(text=self.text), *calls] if self.text or not calls else calls
         # LlamaIndex reads a streamed object only where its calls stand here too.
-        beside = {"tool_calls": [_call_to_openai(_block(call)) for call in self.calls.values()]} if self.calls else {}
+        beside = {"tool_calls": [_call_to_openai(call) for call in calls]} if calls else {}
         message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=beside)
         raw: dict[str, Any] = {"model": self.model_name, "finish_reason": self.finish_reason}
         if self.usage is not None:

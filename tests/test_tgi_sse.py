@@ -67,9 +67,10 @@ def test_an_event_is_given_out_as_soon_as_its_blank_line_is_there():
         [b"data: " + b"x" * 200 + b"\n\n"],
         [b"data: "] + [b"x"] * 200,
         [b"data: " + b"x" * 60 + b"\n"] * 3,
+        [b"data\n"] * 200,
         [b":" + b"x" * 90, b"x" * 90],
     ],
-    ids=["one piece", "a line without end", "many data lines", "a comment without end"],
+    ids=["one piece", "a line without end", "many data lines", "many empty ones", "a comment without end"],
 )
 def test_an_event_beyond_the_cap_is_refused(pieces):
     with pytest.raises(ExpertProtocolError, match=r"'code'.*100 bytes") as caught:

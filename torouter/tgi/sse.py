@@ -69,8 +69,8 @@ class SSEReader:
         name, _, value = line.partition(b":")
         if name == b"data":
             value = value.removeprefix(b" ")
-            self._check(self._size + len(value))
-            self._size += len(value)
+            self._size += len(value) + 1  # its line end too: empty lines take memory as well
+            self._check(self._size)
             self._data.append(value)
         elif name == b"error":
             # llama.cpp's builds of 2025 say an error like this, outside of any `data` line.
