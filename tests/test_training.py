@@ -137,6 +137,21 @@ def test_the_head_starts_where_least_squares_put_it(tiny_encoder, tmp_path):
         assert router.scores(one_domain.queries).mean(axis=0) == pytest.approx(expected, abs=0.12)
 
 
+def test_batches_hold_queries_of_similar_length_in_an_order_that_each_epoch_draws_anew():
+    from torouter.pipeline.training_bert import SimilarLengths
+
+    lengths = np.random.default_rng(0).integers(1, 100, size=330)
+    sampler = SimilarLengths(lengths, 32, 0)
+    first = list(sampler)
+    sampler.set_epoch(1)
+
+    assert sorted(first) == sorted(sampler) == list(range(330))
+    assert first != list(sampler) == list(sampler)
+    batches = [lengths[first[start : start + 32]] for start in range(0, 320, 32)]
+    assert max(np.ptp(batch) for batch in batches) < 30
+    assert (np.diff([batch.mean() for batch in batches]) > 0).sum() not in (0, 9)  # neither up nor down all the way
+
+
 def test_outcomes_are_smoothed_by_their_data_sets_means():
     scores = np.array([[1, 0], [0, 0], [0.5, 1]], dtype=np.float32)
 
