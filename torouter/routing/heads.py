@@ -123,14 +123,27 @@ def _sigmoid(z: NDArray[Any]) -> NDArray[Any]:
 def fit_expert(head: Head, config: RouterConfig, features: NDArray[np.float32], outcomes: OutcomeMatrix) -> Head:
     """`head` with one more row for the last expert of `config`, fitted on its outcomes for these features.
 
+    The other experts' logits, in sum as variable as the features, are fitted on beside them: experts fail at much the
+    same queries, and what thousands of outcomes told of these few directions need not be learnt again from some hundred
+    (llmrouter9, 400 of them: 3 to 6 points more of the retrained router's gain). They are linear in the features,
+    so the new row is one like the others.
+
     Raises:
         OutcomeTableError: Outcomes are missing: the new expert's, or for "soft" those of all.
     """
-    name = config.names[-1]
+    name, logits = config.names[-1], head.logits(features)
     if config.objective != "soft":
-        return head.with_row(*fit_row(features, outcomes.column(name)))
-    labels = soft_labels(
-        outcomes.of(config.names).scores, form=config.label_form or "multiply", temperature=config.temperature or 10.0
-    )
-    others = np.logaddexp.reduce(head.logits(features), axis=1)
-    return head.with_row(*fit_row(features, labels[:, -1], -others))
+        targets, offsets = outcomes.column(name), None
+    else:
+        labels = soft_labels(
+            outcomes.of(config.names).scores,
+            form=config.label_form or "multiply",
+            temperature=config.temperature or 10.0,
+        )
+        targets, offsets = labels[:, -1], -np.logaddexp.reduce(logits, axis=1)
+    width = features.shape[1]
+    spread = float(features.std(axis=0).mean()) / max(float(logits.std(axis=0).mean()), 1e-6)
+    scale = np.float32(spread * np.sqrt(width / logits.shape[1]))
+    weight, bias = fit_row(np.hstack([features, scale * logits]), targets, offsets)
+    own, shared = weight[:width], scale * weight[width:]
+    return head.with_row(np.asarray(own + shared @ head.weight, dtype=np.float32), bias + float(shared @ head.bias))
