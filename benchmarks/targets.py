@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
@@ -182,8 +182,9 @@ def savings(table: OutcomeTable, name: str, kinds: Sequence[RouterKind], shop: W
         for split, seed in splits.items()
         for kind in kinds
     ]
+    refits = {KIND_TITLES[kind]: partial(fit, recipe=Recipe(router=kind), encoder=shop.encoder) for kind in kinds}
     rows = {}
-    for line in lines(evaluate(table, routers, splits=list(splits))):
+    for line in lines(evaluate(table, routers, splits=list(splits), refits=refits)):
         if line.role == "router" or line.name == "zero router":
             rows[line.name] = {**line.figures, "target": Figure.of([COST_TARGETS[name]])}
     datasets = ", ".join(sorted(set(table.datasets)))

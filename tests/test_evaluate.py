@@ -132,6 +132,27 @@ def test_the_weight_of_cost_is_picked_on_the_queries_that_training_kept_back() -
     assert contender(replay, "forgetful").metrics["saved"] == 0
 
 
+def test_the_weight_of_cost_is_picked_on_the_whole_train_part_by_routers_that_did_not_learn_it() -> None:
+    outcomes = table()
+    train, _ = outcomes.split("standard:0")
+    router, folds = BestSingleRouter.of({"cheap": 0.5, "dear": 0.6, "middle": 0.4}), []
+
+    def fit(part: OutcomeTable) -> Router:
+        folds.append(set(part.query_ids))
+        return OracleRouter.fit(outcomes.matrix())
+
+    (replay,) = evaluate(outcomes, [("same", router)], splits=["standard:0"], refits={"same": fit}).replays
+
+    left_out = [set(train.query_ids) - fold for fold in folds]
+    assert sorted(query for part in left_out for query in part) == list(train.query_ids)
+    assert {len(part) for part in left_out} == {32}
+    (known,) = evaluate(outcomes, [("same", OracleRouter.fit(outcomes.matrix()))], splits=["standard:0"]).replays
+    weight = contender(replay, "same").metrics["price_weight"]
+    assert weight == contender(known, "same").metrics["price_weight"]
+    (alone,) = evaluate(outcomes, [("same", router)], splits=["standard:0"]).replays
+    assert weight != contender(alone, "same").metrics["price_weight"]
+
+
 def test_routers_of_several_splits_meet_their_own_and_are_one_line() -> None:
     outcomes = table()
     splits = ["standard:0", "standard:1"]
