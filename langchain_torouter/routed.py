@@ -168,7 +168,8 @@ class RoutedChatModel(ExpertChatModel):
             kwargs: Per-call keywords such as `model`, `exclude` and `tools`.
         """
         messages = self._convert_input(input).to_messages()
-        return self._routed.decide(self._query(messages, config, kwargs))
+        with langchain_errors():
+            return self._routed.decide(self._query(messages, config, kwargs))
 
     def health(self) -> Health:
         """The state of every expert's replicas: load, cool-down, latency and counts. Printed it is a table."""

@@ -218,6 +218,17 @@ async def test_the_target_says_what_is_left_of_the_one_deadline() -> None:
     assert left[-1] is None
 
 
+async def test_an_expert_that_the_deadline_leaves_unasked_is_not_said_to_be_full() -> None:
+    time = Time()
+
+    async def ask(_: Target) -> str:
+        await time.advance(20)
+        raise ExpertConnectionError("down")
+
+    with pytest.raises(DeadlineExceededError, match="'b': not asked, the time was spent before"):
+        await dispatcher(pool("a", "b"), time).call(ranking("a", "b"), ask, deadline=20)
+
+
 async def test_a_stalled_expert_leaves_time_for_the_next_one() -> None:
     dispatch = Dispatcher(ExpertPool([Expert(name="a"), Expert(name="b")]), DispatchSettings(deadline=0.1))
     script = Script(a=[asyncio.Event()])

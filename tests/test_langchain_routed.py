@@ -538,6 +538,12 @@ def test_a_session_stays_with_its_expert_unless_another_is_much_better(world: Wo
     assert asked("ask code", "mine") == "code"
 
 
+def test_a_decision_for_input_that_fits_nowhere_is_a_context_error(world: World) -> None:
+    experts = {name: {"url": world.code.url, "context_window": 200} for name in ("code", "math")}
+    with pytest.raises(ContextOverflowError):
+        world.again(experts=experts).route("ask code " * 1000)
+
+
 def test_an_input_too_long_for_an_expert_goes_to_one_with_a_larger_window(world: World) -> None:
     model = world.again(
         experts={
@@ -554,6 +560,14 @@ def test_a_policy_of_one_call_wins_over_the_models(world: World) -> None:
     assert world.model.route("ask code").expert == "code"
     assert world.model.route("ask code", policy=policy).expert == "math"
     assert world.model.route("ask code", {"configurable": {"policy": policy}}).expert == "math"
+
+
+@pytest.mark.parametrize(("field", "value"), [("exclude", "code"), ("policy", {"price_weight": 1.0})])
+def test_a_calls_wrong_wish_is_told_by_its_name(world: World, field: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"{field}="):
+        world.model.invoke("hello", **{field: value})
+    with pytest.raises(ConfigurationError, match=f"{field}="):
+        world.model.invoke("hello", {"configurable": {field: value}})
 
 
 def test_prices_trade_against_scores_and_follow_the_answers_lengths(world: World) -> None:

@@ -42,6 +42,9 @@ class RouteQuery:
         exclude: Experts that may not answer.
         policy: A policy for this call alone, None for the application's.
         session: Key of a conversation that shall stay with its expert unless another one is much better.
+
+    Raises:
+        ConfigurationError: `exclude` is a single string, or `policy` no RoutingPolicy.
     """
 
     text: str
@@ -50,6 +53,14 @@ class RouteQuery:
     exclude: Collection[str] = ()
     policy: RoutingPolicy | None = None
     session: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.exclude, str):
+            msg = f"exclude={self.exclude!r} can't be used: give a list of experts' names"
+            raise ConfigurationError(msg)
+        if not isinstance(self.policy, RoutingPolicy | None):
+            msg = f"policy={self.policy!r} can't be used: give a RoutingPolicy; RoutingPolicy.from_mapping makes one"
+            raise ConfigurationError(msg)
 
 
 class RoutedExperts:

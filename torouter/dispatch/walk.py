@@ -172,4 +172,4 @@ class Walk:
         replicas = self.replicas[name]
         if all(replica.failures for replica in replicas):
             return f"it failed other calls ({replicas[-1].last_error})"
-        return "no slot was free"
+        return "no slot was free" if all(replica.full for replica in replicas) else "the time was spent before"
