@@ -50,21 +50,47 @@ def test_a_call_from_the_loop_itself_is_refused_instead_of_waiting_for_ever() ->
         background.run(outer())
 
 
+async def numbers(closed: threading.Event) -> AsyncGenerator[int, None]:
+    try:
+        for number in range(10):
+            yield number
+    finally:
+        closed.set()
+
+
 def test_closing_the_iterator_closes_the_stream() -> None:
     closed = threading.Event()
-
-    async def numbers() -> AsyncGenerator[int, None]:
-        try:
-            for number in range(10):
-                yield number
-        finally:
-            closed.set()
-
-    iterator = background.iterate(numbers())
+    iterator = background.iterate(numbers(closed))
     assert [next(iterator), next(iterator)] == [0, 1]
     iterator.close()  # type: ignore[attr-defined]  # it is a generator
-    assert closed.is_set()
-    assert list(background.iterate(numbers())) == list(range(10))
+    assert closed.wait(5)
+    assert list(background.iterate(numbers(closed))) == list(range(10))
+
+
+def test_an_iterator_may_be_closed_on_the_loop_itself_as_garbage_collection_does() -> None:
+    closed = threading.Event()
+    iterator = background.iterate(numbers(closed))
+    next(iterator)
+
+    async def collect() -> None:
+        iterator.close()  # type: ignore[attr-defined]
+
+    background.run(collect())
+    assert closed.wait(5)
+
+
+def test_an_unfinished_iterator_does_not_hold_up_the_end_of_the_process() -> None:
+    code = """
+import builtins
+from torouter import background
+async def numbers():
+    yield 1
+    yield 2
+builtins.kept = background.iterate(numbers())
+print(next(builtins.kept))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "1\n", "")
 
 
 def test_many_threads_share_the_loop() -> None:

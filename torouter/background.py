@@ -11,12 +11,13 @@ import atexit
 import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 _END_SECONDS = 2.0
-"""Most seconds that the end of the process waits for the loop's own end."""
+"""Most seconds that the end of a stream, or of the process, waits for the loop."""
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -65,6 +66,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 def iterate(stream: AsyncGenerator[T, None]) -> Iterator[T]:
     """Iterate over `stream` from synchronous code; closing the iterator closes the stream and its connection."""
+    loop = background_loop()
     try:
         while True:
             try:
@@ -73,7 +75,21 @@ def iterate(stream: AsyncGenerator[T, None]) -> Iterator[T]:
                 return
             yield item
     finally:
-        run(stream.aclose())
+        _close(stream, loop)
+
+
+def _close(stream: AsyncGenerator[T, None], loop: asyncio.AbstractEventLoop) -> None:
+    """Close the stream on its loop.
+
+    Garbage collection closes an abandoned iterator in whatever thread it runs: the loop's own, one that outlives the
+    loop, or one that holds a lock that the stream's end needs. So this does not wait in the first two, nor for long.
+    """
+    if not loop.is_running():
+        return
+    closing = asyncio.run_coroutine_threadsafe(stream.aclose(), loop)
+    if _running_loop() is not loop:
+        with suppress(TimeoutError):
+            closing.result(timeout=_END_SECONDS)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
