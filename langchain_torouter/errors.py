@@ -114,9 +114,6 @@ def as_langchain(error: errors.TORouterError) -> Exception:
     if isinstance(error, errors.DeadlineExceededError):
         return TORouterDeadlineError(str(error), error.attempts)
     if isinstance(error, errors.NoExpertLeftError):
-        if len({attempt.expert for attempt in error.attempts}) == 1 and isinstance(error.__cause__, errors.ExpertError):
-            # Only one expert was to be asked, as where it is pinned: its own error says more.
-            return as_langchain(error.__cause__)
         return TORouterNoExpertLeftError(str(error), error.attempts)
     return error
 

@@ -207,10 +207,11 @@ class RoutedChatModel(ExpertChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
+        # Decided now and not at the first step, which may come after the caller's `with routing_text(...)` has ended.
         prompt = self._convert_input(input)
-        yield from super().stream(prompt, config, stop=stop, **self._chosen(prompt, config, kwargs))
+        return super().stream(prompt, config, stop=stop, **self._chosen(prompt, config, kwargs))
 
-    async def astream(
+    def astream(
         self,
         input: LanguageModelInput,
         config: RunnableConfig | None = None,
@@ -218,7 +219,13 @@ class RoutedChatModel(ExpertChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
-        prompt = self._convert_input(input)
+        if given := given_routing_text():
+            kwargs.setdefault("routing_text", given)
+        return self._decided_and_streamed(self._convert_input(input), config, stop, kwargs)
+
+    async def _decided_and_streamed(
+        self, prompt: PromptValue, config: RunnableConfig | None, stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> AsyncIterator[AIMessageChunk]:
         chosen = await self._achosen(prompt, config, kwargs)
         chunks = super().astream(prompt, config, stop=stop, **chosen)
         async with aclosing(chunks):  # type: ignore[type-var]  # it is an async generator

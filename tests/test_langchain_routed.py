@@ -30,6 +30,7 @@ from pydantic import BaseModel, Field
 from langchain_torouter import RoutedChatModel
 from tests.scripted_tgi import Fault, ScriptedTGI, Text, ToolUse
 from tests.word_router import WordRouter
+from torouter import routing_text
 from torouter.errors import ConfigurationError, ExpertUnavailableError, NoExpertLeftError
 from torouter.routing.policy import RoutingPolicy
 
@@ -595,3 +596,10 @@ def test_a_long_input_costs_more_than_a_short_one(world: World) -> None:
 def test_a_policy_that_names_no_expert_is_told_at_construction(world: World) -> None:
     with pytest.raises(ConfigurationError, match="'poet'"):
         world.again(policy=RoutingPolicy(exclude=frozenset(["poet"])))
+
+
+async def test_a_stream_keeps_the_routing_text_that_stood_when_it_was_asked_for(world: World) -> None:
+    with routing_text("ask math"):
+        stream, astream = world.model.stream("hello"), world.model.astream("hello")
+    assert merged(list(stream)).response_metadata["routing"]["expert"] == "math"
+    assert merged([chunk async for chunk in astream]).response_metadata["routing"]["expert"] == "math"

@@ -42,6 +42,7 @@ from torouter.errors import (
     ContextLengthError,
     DeadlineExceededError,
     ExpertError,
+    ExpertOverloadedError,
     ExpertRequestError,
     ExpertUnavailableError,
     NoExpertLeftError,
@@ -165,7 +166,7 @@ def test_a_call_can_pin_its_expert_or_exclude_some(world: World) -> None:
 
 def test_a_pinned_expert_that_fails_is_not_replaced(world: World) -> None:
     world.math.always(Fault.overloaded())
-    with pytest.raises(NoExpertLeftError):
+    with pytest.raises(ExpertOverloadedError):
         world.again(max_retries=0).complete("hello", model="math")
     assert world.asked == (0, 1)
 

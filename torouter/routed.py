@@ -6,13 +6,13 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from torouter.dispatch import AnswerFacts, Dispatcher, DispatchHook, DispatchSettings, Served, ServedStream, Target
-from torouter.errors import ConfigurationError
+from torouter.errors import ConfigurationError, DeadlineExceededError, ExpertError, NoExpertLeftError
 from torouter.experts import Expert, ExpertPool
 from torouter.handshake import Handshakes
 from torouter.health import Health
@@ -154,7 +154,7 @@ class RoutedExperts:
         facts: Callable[[T], AnswerFacts | None],
         deadline: float | None = None,
     ) -> Served[T]:
-        """One whole answer, as `Dispatcher.call` gets it.
+        """One whole answer, as `Dispatcher.call` gets it; the error of the only expert to ask is raised as it is.
 
         Args:
             decision: Whose ranking is walked.
@@ -170,7 +170,8 @@ class RoutedExperts:
                 target.tell(told)
             return value
 
-        return await self.dispatcher.call(decision, asked, deadline=deadline)
+        with _own_error(decision):
+            return await self.dispatcher.call(decision, asked, deadline=deadline)
 
     async def open_stream(
         self,
@@ -189,7 +190,8 @@ class RoutedExperts:
                         target.tell(told)
                     yield item
 
-        return await self.dispatcher.open_stream(decision, asked, deadline=deadline)
+        with _own_error(decision):
+            return await self.dispatcher.open_stream(decision, asked, deadline=deadline)
 
     def health(self) -> Health:
         """The state of every replica."""
@@ -274,6 +276,19 @@ def pool_and_models(
 def _smallest_window(experts: ExpertPool) -> int | None:
     windows = [expert.context_window for expert in experts.values() if expert.context_window is not None]
     return min(windows, default=None)
+
+
+@contextmanager
+def _own_error(decision: RouteDecision) -> Iterator[None]:
+    """Where only one expert was to be asked, as where it is pinned, its own error says most."""
+    try:
+        yield
+    except DeadlineExceededError:
+        raise
+    except NoExpertLeftError as error:
+        if len(decision.ranking) == 1 and isinstance(error.__cause__, ExpertError):
+            raise error.__cause__ from None
+        raise
 
 
 def _check_same_experts(router: Router, pool: ExpertPool) -> None:

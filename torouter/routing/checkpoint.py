@@ -132,8 +132,13 @@ def replacing(directory: Path) -> Iterator[Path]:
         if directory.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
             directory.rename(old / "checkpoint")
-            fresh.rename(directory)
-            shutil.rmtree(old)
+            try:
+                fresh.rename(directory)
+            except OSError:
+                (old / "checkpoint").rename(directory)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             fresh.rename(directory)
     finally:
