@@ -237,9 +237,10 @@ def drawing(
         if log:
             axes.set_xscale("log")
         if ticks:
-            axes.set_xticks(list(ticks), list(ticks.values()))
             if len(ticks) > 6:
-                axes.tick_params(axis="x", labelrotation=45)
+                axes.set_xticks(list(ticks), list(ticks.values()), rotation=45, ha="right", rotation_mode="anchor")
+            else:
+                axes.set_xticks(list(ticks), list(ticks.values()))
             axes.minorticks_off()
         axes.set_xlabel(x)
         axes.set_ylabel(y)
