@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from torouter.pipeline.recipe import Recipe, RouterKind
 from torouter.routing.matrix import OutcomeMatrix
 from torouter.routing.router import AutoRouter, Router
 
-BERT = ("--max-length", "64", "--frozen-layers", "3", "--own-share", "0.15")
+BERT = "--max-length 64 --frozen-layers 3 --own-share 0.15"
 """What the BertRouters are trained with beyond the defaults."""
 QUALITY_TARGETS = {"all": {"bert": 0.708, "mlp": 0.692, "knn": 0.688}, "small": {"bert": 0.652}}
 COST_TARGETS = {"zeroeval28": 0.30, "medagents10": 0.25}
@@ -59,12 +60,14 @@ class Workshop:
 
     Attributes:
         runs: Directory of the checkpoints.
-        costs: What each training took, by run.
+        bert: Options of `torouter train` for BertRouters.
+        costs: What each training of a BertRouter took.
     """
 
     source: Source
     runs: Path
     encoder: Remembered
+    bert: str
     costs: list[dict[str, float]] = field(default_factory=list)
 
     def router(self, kind: RouterKind, name: str, train: OutcomeTable, seed: int) -> Router:
@@ -80,8 +83,8 @@ class Workshop:
 
     def _trained(self, out: Path, train: OutcomeTable, seed: int) -> dict[str, float]:
         table = train.write(out.with_suffix(".parquet"))
-        command = [str(Path(sys.executable).with_name("torouter")), "train", str(table), "--out", str(out), *BERT]
-        command += ["--seed", str(seed), "--resume"]
+        command = [str(Path(sys.executable).with_name("torouter")), "train", str(table), "--out", str(out)]
+        command += [*shlex.split(self.bert), "--seed", str(seed), "--resume"]
         command += ["--encoder", self.source.encoder] if self.source.encoder else []
         began = time.perf_counter()
         process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
@@ -199,7 +202,7 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
     table = source.table("llmrouter9")
     facts.append(about("llmrouter9", table, stripped=source.strip_options))
     name = "llmrouter9-stripped" if source.strip_options else "llmrouter9"
-    shop = Workshop(source=source, runs=runs, encoder=source.embeddings(table))
+    shop = Workshop(source=source, runs=runs, encoder=source.embeddings(table), bert=options.bert)
     small = [expert for expert in table.experts if expert in source.small_experts("llmrouter9")]
     large = [expert for expert in table.experts if expert not in small]
 
@@ -225,10 +228,10 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
     for name, datasets in COST_DATASETS.items() if kinds else ():
         priced = source.table(name).subset(datasets=datasets)
         facts.append(about(name, priced, stripped=source.strip_options))
-        shop = Workshop(source=source, runs=runs, encoder=source.embeddings(priced))
+        shop = replace(shop, encoder=source.embeddings(priced))
         grids.append(savings(priced, name, kinds, shop, options.seeds))
     if "bert" in options.routers:
-        facts.append(f"BertRouters: torouter train {' '.join(BERT)}, else the defaults.")
+        facts.append(f"BertRouters: torouter train {options.bert}, else the defaults.")
     return Findings(title="Targets", facts=facts, grids=grids, plots={})
 
 
@@ -242,6 +245,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The study's own arguments."""
     kinds = ("knn", "mlp", "bert")
     parser.add_argument("--routers", nargs="+", choices=kinds, default=kinds, help="kinds to measure; default: all")
+    parser.add_argument("--bert", default=BERT, help="options of torouter train for BertRouters")
     parser.add_argument(
         "--retrain-small", action="store_true", help="train BertRouters for the small experts alone, too"
     )
