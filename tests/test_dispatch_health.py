@@ -448,6 +448,8 @@ async def test_a_broken_hook_costs_no_answer(caplog: pytest.LogCaptureFixture) -
         ("max_concurrency", 0),
         ("max_concurrency", True),
         ("queue_seconds", math.inf),
+        ("hedge_seconds", 0),
+        ("hedge_seconds", math.inf),
     ],
 )
 def test_wrong_settings_are_refused_by_name(field: str, value: Any) -> None:

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from tests.dispatching import Script, dispatcher, pool, ranking, settle
+from tests.dispatching import Script, Time, dispatcher, pool, ranking, settle
 from tests.scripted_tgi import Fault, ScriptedTGI, Text
 from tests.ways import Framework, aask, ask, model_of
 from torouter.dispatch import AnswerFacts, DispatchEvent, DispatchSettings, Target
@@ -223,6 +223,29 @@ async def test_a_cancelled_call_ends_its_spans(recording: Recording) -> None:
     with pytest.raises(asyncio.CancelledError):
         await call
     assert [(span.attributes or {})["error.type"] for span in recording.spans] == ["CancelledError"] * 2
+
+
+async def test_a_hedged_calls_span_tells_of_the_attempt_that_answered(recording: Recording) -> None:
+    time = Time()
+    dispatch = dispatcher(pool("a", "b"), time, hooks=[recording.hook], hedge_seconds=5)
+
+    async def ask(target: Target) -> str:
+        target.tell(AnswerFacts(model=f"served by {target.expert.name}"))
+        if target.expert.name == "a":
+            await asyncio.Event().wait()
+        return "answer"
+
+    call = asyncio.ensure_future(dispatch.call(ranking("a", "b"), ask))
+    await settle()
+    await time.advance(5)
+    await call
+    told = [dict(span.attributes or {}) for span in recording.spans]
+    assert [attributes.get("torouter.attempt") for attributes in told] == [2, 1, None]
+    assert [attributes["gen_ai.response.model"] for attributes in told] == ["served by b", "served by a", "served by b"]
+    assert [attributes.get("error.type") for attributes in told] == [None, "CancelledError", None]
+    assert [
+        attributes["server.address"] for _, attributes in recording.metrics()["gen_ai.client.operation.duration"]
+    ] == ["b.test"]
 
 
 async def test_a_frameworks_own_model_has_no_server(recording: Recording) -> None:

@@ -31,7 +31,8 @@ class _OpenCall:
 
     span: Span
     expert: str
-    attempt: Span | None = None
+    attempts: dict[int, Span] = field(default_factory=dict)
+    answered: bool = False
     server: dict[str, str | int] = field(default_factory=dict)
     facts: AnswerFacts = field(default_factory=AnswerFacts)
 
@@ -109,14 +110,13 @@ class OpenTelemetryHook:
         self._open[event.call] = _OpenCall(span, decision.expert)
 
     def _attempt_began(self, call: _OpenCall, event: AttemptBegan) -> None:
-        call.server = _server(event.url)
-        call.attempt = self._tracer.start_span(
+        call.attempts[event.number] = self._tracer.start_span(
             f"chat {event.model}",
             context=self._trace.set_span_in_context(call.span),
             kind=self._trace.SpanKind.CLIENT,
             attributes={
                 **_COMMON,
-                **call.server,
+                **_server(event.url),
                 "gen_ai.request.model": event.model,
                 "torouter.expert": event.expert,
                 "torouter.attempt": event.number,
@@ -124,10 +124,10 @@ class OpenTelemetryHook:
         )
 
     def _attempt_ended(self, call: _OpenCall, event: AttemptEnded) -> None:
-        call.facts = event.facts
-        if call.attempt is not None:
-            self._end(call.attempt, event.error, _model(event.facts))
-            call.attempt = None
+        if not call.answered:  # else it is the slower attempt of a hedged call
+            call.facts, call.server, call.answered = event.facts, _server(event.url), event.error is None
+        if (span := call.attempts.pop(event.number, None)) is not None:
+            self._end(span, event.error, _model(event.facts))
 
     def _call_ended(self, call: _OpenCall, event: CallEnded) -> None:
         told = _model(call.facts)

@@ -99,6 +99,13 @@ class Board:
                 raise walk.nobody_left() from walk.error
             return step.lend(now)
 
+    def second_place(self, walk: Walk, slow: Lease) -> Lease | None:
+        """A place for an attempt beside one that is slow to answer; None if nobody is there for it."""
+        with self._lock:
+            now = self._clock()
+            replica = walk.hedge(slow.replica, now, self._budget)
+            return None if replica is None else replica.lend(now)
+
     def take_lease(self, waiter: Waiter) -> Lease | None:
         """What the waiter was handed, which it owns now; None if it was only woken."""
         with self._lock:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from random import Random
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torouter.dispatch.board import Board
 from torouter.dispatch.health import Lease, ReplicaSnapshot
+from torouter.dispatch.hedging import first_answer
 from torouter.dispatch.hooks import AnswerFacts, DispatchHook, Journal
 from torouter.dispatch.limits import Waiter
 from torouter.dispatch.patience import patience
@@ -129,6 +131,8 @@ class Dispatcher:
     ) -> Served[T]:
         """Ask the ranking's experts for one whole answer.
 
+        With the settings' `hedge_seconds` two replicas may be asked at once, each `ask` in a task of its own.
+
         Args:
             decision: Whose ranking is walked.
             ask: Asks one replica. An `ExpertError` of it counts as the failure table says; anything else is raised.
@@ -141,23 +145,19 @@ class Dispatcher:
             NoExpertLeftError: Every expert has failed.
         """
         journal = self._start(decision, deadline, streamed=False)
-        walk = journal.walk
+        hedge_seconds = self.settings.hedge_seconds
         try:
             while True:
                 lease = await self._next_place(journal)
-                target = self._target(journal, lease)
-                try:
-                    async with patience(walk, lease) as timer:
-                        value = await ask(target)
-                except BaseException as error:
-                    if self._may_go_on(journal, lease, error, timer):
-                        continue
-                    raise
-                now = self._clock()
-                self._finish(journal, lease, seconds=now - lease.began)
-                journal.ended(target.expert.name, None)
-                took = (now - walk.began) * 1000
-                return Served(value, target.expert.name, target.url, tuple(walk.attempts), took)
+                attempt = self._attempt(journal, lease, ask)
+                if hedge_seconds is None:
+                    served = await attempt
+                else:
+                    second = partial(self._second_attempt, journal, lease, ask)
+                    served = await first_answer(attempt, self._sleep(hedge_seconds), second)
+                if served is not None:
+                    journal.ended(served.expert, None)
+                    return served
         except BaseException as error:
             journal.ended(None, error)
             raise
@@ -241,10 +241,35 @@ class Dispatcher:
             if timer is not None:
                 timer.cancel()
 
+    async def _attempt(self, journal: Journal, lease: Lease, ask: Callable[[Target], Awaitable[T]]) -> Served[T] | None:
+        """Ask one replica for a whole answer; None after a failure after which somebody else is asked."""
+        walk = journal.walk
+        target = self._target(journal, lease)
+        try:
+            async with patience(walk, lease) as timer:
+                value = await ask(target)
+        except BaseException as error:
+            if self._may_go_on(journal, lease, error, timer):
+                return None
+            raise
+        now = self._clock()
+        self._finish(journal, lease, seconds=now - lease.began)
+        return Served(value, target.expert.name, target.url, tuple(walk.attempts), (now - walk.began) * 1000)
+
+    def _second_attempt(
+        self, journal: Journal, slow: Lease, ask: Callable[[Target], Awaitable[T]]
+    ) -> Coroutine[Any, Any, Served[T] | None] | None:
+        """An attempt beside the one that is slow to answer; None if nobody is there for it."""
+        lease = self._board.second_place(journal.walk, slow)
+        if lease is None:
+            return None
+        journal.attempt_began(lease)
+        return self._attempt(journal, lease, ask)
+
     def _target(self, journal: Journal, lease: Lease) -> Target:
         left = journal.walk.deadline - lease.began
         seconds = None if left == math.inf else left
-        return Target(lease.replica.expert, lease.replica.url, seconds, journal.answer_says)
+        return Target(lease.replica.expert, lease.replica.url, seconds, partial(journal.answer_says, lease))
 
     async def _items(
         self, journal: Journal, lease: Lease, target: Target, ask: Callable[[Target], AsyncGenerator[T, None]]

@@ -37,7 +37,10 @@ class CallBegan:
 
 @dataclass(frozen=True, slots=True)
 class AttemptBegan:
-    """An expert is asked. `number` counts the call's attempts from 1, `model` is what the expert is to serve."""
+    """An expert is asked. `number` counts the call's attempts from 1, `model` is what the expert is to serve.
+
+    A hedged call's second attempt begins before the first has ended.
+    """
 
     call: int
     number: int
@@ -50,8 +53,8 @@ class AttemptBegan:
 class AttemptEnded:
     """The attempt is over. `error` is the class name of what ended it, None for an answer.
 
-    Where the caller gave up it is "CancelledError", or "GeneratorExit" for a stream that was closed early. `facts` is
-    what was told of the answer by then.
+    Where the caller gave up, or the other attempt of a hedged call answered first, it is "CancelledError", or
+    "GeneratorExit" for a stream that was closed early. `facts` is what was told of the answer by then.
     """
 
     call: int
@@ -85,7 +88,10 @@ DispatchEvent = CallBegan | AttemptBegan | AttemptEnded | CallEnded
 
 @runtime_checkable  # for pydantic, which both adapters' fields are checked by
 class DispatchHook(Protocol):
-    """Called with each event, in the task that makes the call. What it raises is logged and goes no further."""
+    """Called with each event, in the task that makes the call or, where it may be hedged, the attempt.
+
+    What it raises is logged and goes no further.
+    """
 
     def __call__(self, event: DispatchEvent, /) -> None: ...
 
@@ -107,29 +113,30 @@ class Journal:
         self._clock = clock
         if hooks:
             self._call = next(_numbers)
-            self._number = 0
-            self._facts = AnswerFacts()
+            self._numbers: dict[Lease, int] = {}
+            self._facts: dict[Lease, AnswerFacts] = {}
             self._tell(CallBegan(self._call, decision, streamed))
 
     def attempt_began(self, lease: Lease) -> None:
         if self._hooks:
-            self._number += 1
-            self._facts = AnswerFacts()
+            number = self._numbers[lease] = len(self._numbers) + 1
+            self._facts[lease] = AnswerFacts()
             expert = lease.replica.expert
-            self._tell(AttemptBegan(self._call, self._number, expert.name, lease.replica.url, expert.served_model))
+            self._tell(AttemptBegan(self._call, number, expert.name, lease.replica.url, expert.served_model))
 
-    def answer_says(self, facts: AnswerFacts) -> None:
+    def answer_says(self, lease: Lease, facts: AnswerFacts) -> None:
         """Take note of what an answer, or a part of it, says of itself."""
         if self._hooks:
             news = {fact.name: value for fact in fields(facts) if (value := getattr(facts, fact.name)) is not None}
             if news:
-                self._facts = replace(self._facts, **news)
+                self._facts[lease] = replace(self._facts[lease], **news)
 
     def attempt_ended(self, lease: Lease, error: BaseException | None) -> None:
         if self._hooks:
             name, url = lease.replica.expert.name, lease.replica.url
             took = (self._clock() - lease.began) * 1000
-            self._tell(AttemptEnded(self._call, self._number, name, url, took, _name(error), self._facts))
+            number, facts = self._numbers[lease], self._facts[lease]
+            self._tell(AttemptEnded(self._call, number, name, url, took, _name(error), facts))
 
     def ended(self, expert: str | None, error: BaseException | None) -> None:
         if self._hooks:

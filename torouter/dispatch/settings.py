@@ -35,7 +35,7 @@ class DispatchSettings:
     """Cool-down after 401, 403 and 404, which last until somebody mends the configuration; seconds."""
     retry_ratio: float = 0.1
     """Part of a retry that each call pays into the retry budget. A retry is asking a replica that is known to be bad:
-    one that cools down (a call's first attempt excepted), or the same one again."""
+    one that cools down (a call's first attempt excepted), the same one again, or a second one at once (a hedge)."""
     retry_reserve: float = 20.0
     """Retries that the budget holds at most, and at the start."""
     rounds: int = 1
@@ -47,6 +47,10 @@ class DispatchSettings:
     queue_seconds: float = 30.0
     """How long a call waits for a slot of a fully loaded expert, at most half of the time left, before it goes to the
     next one with a free slot. If all are full it goes on waiting, until the deadline."""
+    hedge_seconds: float | None = None
+    """Seconds without an answer after which a call is also sent to the next replica in its ranking that is ready and
+    has room; the first answer wins and the other request is cancelled. It costs one retry of the budget, and money
+    where both experts take it. Whole answers only, never streams. None: no hedging."""
     handshake: Handshake = "warn"
     """What to do where a server says (`/info`, `/v1/models`) that it serves another model than the router was trained
     for, or than the expert's `model`: "warn" once in the log, "refuse" to send it anything, "off": do not ask."""
@@ -55,6 +59,8 @@ class DispatchSettings:
         for name in ("cooldown", "max_cooldown", "access_cooldown", "retry_ratio", "retry_reserve", "queue_seconds"):
             self._check(name, 0 <= _number(getattr(self, name)) < math.inf, "give a number, zero or more")
         self._check("deadline", self.deadline is None or _number(self.deadline) > 0, "give seconds above zero, or None")
+        hedge = self.hedge_seconds
+        self._check("hedge_seconds", hedge is None or 0 < _number(hedge) < math.inf, "give seconds above zero, or None")
         self._check("attempt_share", 0 < _number(self.attempt_share) <= 1, "give a share above 0, up to 1")
         self._check("handshake", self.handshake in HANDSHAKES, f"use one of {', '.join(HANDSHAKES)}")
         self._check("rounds", _counts(self.rounds), "give a whole number above zero")

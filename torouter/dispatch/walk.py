@@ -115,6 +115,16 @@ class Walk:
             return self.next_step(now, budget)
         return None
 
+    def hedge(self, slow: Replica, now: float, budget: RetryBudget) -> Replica | None:
+        """The replica to ask beside one that is slow to answer: the next that is ready and has room, or nobody."""
+        self.asked.add(slow)
+        for name in self.ranking:
+            free = [replica for replica in self._left_of(name) if replica.ready(now) and not replica.full]
+            if free:
+                allowed = now < self.deadline and budget.take()
+                return min(free, key=lambda replica: replica.in_flight) if allowed else None
+        return None
+
     def _left_of(self, name: str) -> Sequence[Replica]:
         if name in self.too_small:
             return ()
