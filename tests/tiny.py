@@ -82,7 +82,7 @@ def table(count: int = 240) -> OutcomeTable:
 def recipe(encoder: Path, **options: object) -> Recipe:
     """A recipe that takes seconds."""
     quick = {
-        "epochs": 6,
+        "epochs": 10,
         "learning_rate": 3e-3,
         "head_learning_rate": 3e-3,
         "layer_decay": 1.0,
