@@ -299,19 +299,21 @@ class RoutedChatModel(ExpertChatModel):
     ) -> RouteQuery:
         configurable = ensure_config(config).get("configurable", {})
         response_format = kwargs.get("response_format") or {}
+        inputs = [message.text for message in messages]
         return RouteQuery(
             text=self._text(messages, configurable, kwargs),
             needs=Needs(
                 tools=bool(kwargs.get("tools")),
                 json_schema=response_format.get("type") == "json_schema",
                 images=any(_has_image(message) for message in messages),
-                input_tokens=self._routed.input_tokens(message.text for message in messages),
+                input_tokens=self._routed.input_tokens(inputs),
                 output_tokens=kwargs.get("max_tokens") or self.max_tokens,
             ),
             pinned=kwargs.get("model") or configurable.get("expert"),
             exclude=kwargs.get("exclude") or configurable.get("exclude") or (),
             policy=kwargs.get("policy") or configurable.get("policy"),
             session=kwargs.get("session") or configurable.get("session"),
+            inputs=inputs,
         )
 
     def _text(self, messages: Sequence[BaseMessage], configurable: Mapping[str, Any], kwargs: Mapping[str, Any]) -> str:

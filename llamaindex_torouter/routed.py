@@ -239,19 +239,21 @@ class RoutedLLM(ExpertLLM):
 
     def _query(self, messages: Sequence[ChatMessage], given: Mapping[str, Any]) -> RouteQuery:
         response_format = given.get("response_format") or {}
+        inputs = [message.content or "" for message in messages]
         return RouteQuery(
             text=self._text(messages, given),
             needs=Needs(
                 tools=bool(given.get("tools")),
                 json_schema=response_format.get("type") == "json_schema",
                 images=has_image(messages),
-                input_tokens=self._routed.input_tokens(message.content or "" for message in messages),
+                input_tokens=self._routed.input_tokens(inputs),
                 output_tokens=given.get("max_tokens") or self.max_tokens,
             ),
             pinned=given.get("model"),
             exclude=given.get("exclude") or (),
             policy=given.get("policy"),
             session=given.get("session"),
+            inputs=inputs,
         )
 
     def _text(self, messages: Sequence[ChatMessage], given: Mapping[str, Any]) -> str:

@@ -56,6 +56,9 @@ class Expert:
     """USD per million output tokens."""
     context_window: int | None = None
     """Tokens that input and output may take together; None where unknown."""
+    tokenizer: str | None = None
+    """Whose tokens `context_window` counts: path of a tokenizer.json, a directory that holds one, or a Hub id. It is
+    loaded when an input first comes near the window; without it lengths are estimated."""
     max_concurrency: int | None = None
     """Requests that each replica is sent at the same time; None where the dispatcher's settings decide."""
     abilities: frozenset[Ability] = frozenset(("tools", "json_schema"))
@@ -93,7 +96,7 @@ class Expert:
         put(self, "abilities", abilities)
         put(self, "tags", self._checked_words("tags"))
         put(self, "api_key", self._checked_key())
-        for text in ("model", "adapter", "api_key_env"):
+        for text in ("model", "adapter", "tokenizer", "api_key_env"):
             value = getattr(self, text)
             if value is not None and (not isinstance(value, str) or not value):
                 raise self._wrong(text, value, "give a non-empty string, or leave it out")

@@ -22,6 +22,7 @@ from torouter.routing.needs import Estimate, Needs, estimate_tokens, expected_pr
 from torouter.routing.policy import RoutingPolicy
 from torouter.routing.router import AutoRouter, Router
 from torouter.routing.sessions import Sessions
+from torouter.routing.tokens import ExpertTokenizers, threatened
 from torouter.tgi import ServerInfo, TGIClient, Timeouts, client_for
 
 M = TypeVar("M")
@@ -42,6 +43,7 @@ class RouteQuery:
         exclude: Experts that may not answer.
         policy: A policy for this call alone, None for the application's.
         session: Key of a conversation that shall stay with its expert unless another one is much better.
+        inputs: The messages' texts, for the experts' own tokenizers.
 
     Raises:
         ConfigurationError: `exclude` is a single string, or `policy` no RoutingPolicy.
@@ -53,6 +55,7 @@ class RouteQuery:
     exclude: Collection[str] = ()
     policy: RoutingPolicy | None = None
     session: str | None = None
+    inputs: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.exclude, str):
@@ -106,6 +109,7 @@ class RoutedExperts:
         self._input_costs = any(expert.input_price for expert in experts.values())
         self._timeouts = timeouts or Timeouts()
         self._scores = ScoreCache(self.router)
+        self._tokenizers = ExpertTokenizers()
         self._clients: dict[tuple[str, str], TGIClient] = {}
 
     def prime(self, texts: Sequence[str]) -> None:
@@ -124,11 +128,15 @@ class RoutedExperts:
             ContextLengthError: The request fits into no expert's context window.
         """
         started = time.perf_counter()
+        if doubtful := threatened(self.experts.values(), query.inputs, query.needs):
+            query = self._counted(query, doubtful)
         return self._decided(query, self._scores.scores([query.text])[0], started)
 
     async def adecide(self, query: RouteQuery) -> RouteDecision:
-        """The same as `decide`; a forward pass runs in a worker thread, never on the event loop."""
+        """The same as `decide`; counting and the forward pass run in a worker thread, never on the event loop."""
         started = time.perf_counter()
+        if doubtful := threatened(self.experts.values(), query.inputs, query.needs):
+            query = await asyncio.to_thread(self._counted, query, doubtful)
         row = self._scores.known(query.text)
         if row is None:
             row = (await asyncio.to_thread(self._scores.scores, [query.text]))[0]
@@ -234,6 +242,10 @@ class RoutedExperts:
             self.experts = ExpertPool({**self.experts, name: expert})
             self._smallest_window = _smallest_window(self.experts)
             self.dispatcher.describe(expert)
+
+    def _counted(self, query: RouteQuery, experts: Sequence[Expert]) -> RouteQuery:
+        counts = self._tokenizers.counts(experts, query.inputs)
+        return replace(query, needs=replace(query.needs, counted=counts))
 
     def _decided(self, query: RouteQuery, row: Row, started: float) -> RouteDecision:
         estimates = self.dispatcher.estimates()

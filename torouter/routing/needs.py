@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from torouter.experts import Ability, Expert
 
@@ -43,6 +45,7 @@ class Needs:
         images: The messages hold images.
         input_tokens: Length of the input; None where unknown, then no context window is checked.
         output_tokens: The most tokens that the answer may have (`max_tokens`), None where the expert decides.
+        counted: By expert, the length of the input as its own tokenizer counts it, where that is known.
     """
 
     tools: bool = False
@@ -50,6 +53,10 @@ class Needs:
     images: bool = False
     input_tokens: int | None = None
     output_tokens: int | None = None
+    counted: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counted", MappingProxyType(dict(self.counted)))
 
     @property
     def abilities(self) -> frozenset[Ability]:
@@ -58,14 +65,21 @@ class Needs:
         return frozenset(ability for ability, wanted in asked.items() if wanted)
 
     @property
-    def window(self) -> int | None:
-        """Tokens that the context window must hold, None where unknown.
+    def reserved(self) -> int:
+        """Tokens of the context window that are kept for the answer.
 
         Of a long answer only the start is counted, as TGI does: `max_tokens` is a limit and no wish to fill the window.
         """
-        if self.input_tokens is None:
-            return None
-        return self.input_tokens + min(self.output_tokens or 0, _COUNTED_OUTPUT_TOKENS)
+        return min(self.output_tokens or 0, _COUNTED_OUTPUT_TOKENS)
+
+    def length(self, expert: str) -> int | None:
+        """Tokens of the input for this expert: counted where they are, else `input_tokens`."""
+        return self.counted.get(expert, self.input_tokens)
+
+    def window(self, expert: str) -> int | None:
+        """Tokens that this expert's context window must hold, None where unknown."""
+        length = self.length(expert)
+        return None if length is None else length + self.reserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +101,8 @@ def expected_price(expert: Expert, needs: Needs, output_tokens: float | None = N
         needs: Lengths of input and answer as far as the request says them.
         output_tokens: The expert's usual answer, None where unknown.
     """
-    inputs = ASSUMED_INPUT_TOKENS if needs.input_tokens is None else needs.input_tokens
+    length = needs.length(expert.name)
+    inputs = ASSUMED_INPUT_TOKENS if length is None else length
     outputs = ASSUMED_OUTPUT_TOKENS if output_tokens is None else output_tokens
     if needs.output_tokens is not None:
         outputs = min(outputs, needs.output_tokens)

@@ -109,7 +109,7 @@ class RoutingPolicy:
         barred = self.exclude.union(exclude)
         for name in barred if self.default_expert is None else barred.union((self.default_expert,)):
             experts[name]  # an unknown name is a mistake, not a wish that can be ignored
-        abilities, window = needs.abilities, needs.window
+        abilities = needs.abilities
         weighs = self._weighs
         refused: dict[str, _Refusal] = {}
         values: dict[str, float] = {}
@@ -120,7 +120,7 @@ class RoutingPolicy:
                 estimate = estimates.get(name, _UNKNOWN)
                 price = expected_price(expert, needs, estimate.output_tokens)
                 seconds = estimate.seconds or 0.0
-            why = _refusal(expert, name in barred, abilities, window)
+            why = _refusal(expert, name in barred, abilities, needs.window(name))
             if why is None and pinned is None:
                 why = self._over_ceiling(price, seconds)
             if why is not None:
@@ -133,7 +133,7 @@ class RoutingPolicy:
                 value += self.switch_margin
             values[name] = value
         if not values:
-            raise _nobody_left(refused, window)
+            raise _nobody_left(refused)
         if pinned is not None:
             return RouteDecision(ranking=(pinned,), scores=dict(scores), reason="pinned")
         return self._decision(values, scores, experts, previous)
@@ -262,14 +262,14 @@ def _refusal(expert: Expert, barred: bool, abilities: frozenset[Ability], window
     if not abilities <= expert.abilities:
         return _Refusal(f"it can't do {', '.join(sorted(abilities - expert.abilities))}")
     if window is not None and expert.context_window is not None and window > expert.context_window:
-        return _Refusal(f"its window is {expert.context_window} tokens", too_long=True)
+        return _Refusal(f"its window is {expert.context_window} tokens, of {window} needed", too_long=True)
     return None
 
 
-def _nobody_left(refused: Mapping[str, _Refusal], window: int | None) -> ConfigurationError | ContextLengthError:
+def _nobody_left(refused: Mapping[str, _Refusal]) -> ConfigurationError | ContextLengthError:
     reasons = "; ".join(f"{name!r}: {refusal.why}" for name, refusal in refused.items())
     if any(refusal.too_long for refusal in refused.values()):
-        return ContextLengthError(f"no expert can take {window} tokens (input and max_tokens): {reasons}")
+        return ContextLengthError(f"no expert can take so many tokens (input and max_tokens): {reasons}")
     return ConfigurationError(f"no expert can serve this request: {reasons}")
 
 
