@@ -11,65 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import threading
-import venv
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.contenders import Contender, process, told
+
 COLUMNS: tuple[str, ...] = ("contender", "calls", "failed", "broken off", "truncated", "mixed", "p50 calm/storm")
 COLUMNS += ("p99 calm/storm", "p99 added", "RSS start/end", "seconds")
 
 
-@dataclass(frozen=True)
-class Contender:
-    """Who is measured: a module of `benchmarks`, and what to install where it needs an environment of its own."""
-
-    name: str
-    module: str
-    requirement: str | None = None
-
-    def interpreter(self) -> str:
-        """The Python that can import it; its environment is made on first use, beside the running one."""
-        if self.requirement is None:
-            return sys.executable
-        python = Path(sys.prefix) / "peers" / self.requirement / "bin" / "python"
-        if not python.exists():
-            venv.create(python.parents[1], with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", self.requirement], check=True)
-        return str(python)
-
-
 OURS = Contender("torouter", "benchmarks.soak_torouter")
 PEERS = (
-    Contender("LangChain with_fallbacks", "benchmarks.soak_langchain", "langchain-openai==1.7.3"),
-    Contender("LiteLLM Router", "benchmarks.soak_litellm", "litellm==1.106.2"),
+    Contender("LangChain with_fallbacks", "benchmarks.soak_langchain", ("langchain-openai==1.7.3",)),
+    Contender("LiteLLM Router", "benchmarks.soak_litellm", ("litellm==1.106.2",)),
 )
-
-
-@contextmanager
-def process(*command: str, log: Any, limit: float) -> Iterator[subprocess.Popen[str]]:
-    """A child that is ended with the block, and killed after `limit` seconds whatever happens."""
-    child = subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1
-    )
-    killer = threading.Timer(limit, child.kill)
-    killer.start()
-    try:
-        yield child
-    finally:
-        cast("Any", child.stdin).close()
-        try:
-            child.wait(10)
-        except subprocess.TimeoutExpired:
-            child.kill()
-        killer.cancel()
 
 
 def soak(contender: Contender, *, calls: int, concurrency: int, seed: int, seconds: float) -> dict[str, Any]:
@@ -79,21 +35,13 @@ def soak(contender: Contender, *, calls: int, concurrency: int, seed: int, secon
         tempfile.TemporaryFile("w+") as log,
         process(sys.executable, "-m", "benchmarks.soak_experts", str(seed), log=log, limit=limit) as experts,
     ):
-        urls = _line(experts, log)
+        urls = told(experts, log)
         arguments = (contender.module, json.dumps(urls), str(calls), str(concurrency), str(seconds))
         with process(python, "-m", "benchmarks.soak_load", *arguments, log=log, limit=limit) as load:
-            _line(load, log)
+            told(load, log)
             for child in (experts, load):
                 cast("Any", child.stdin).write("storm\n")
-            return _line(load, log)
-
-
-def _line(child: subprocess.Popen[str], log: Any) -> dict[str, Any]:
-    line = cast("Any", child.stdout).readline()
-    if not line:
-        log.seek(0)
-        raise SystemExit(f"{child.args!r} ended without a result:\n{log.read()[-3000:]}")
-    return cast("dict[str, Any]", json.loads(line))
+            return told(load, log)
 
 
 def row(name: str, result: dict[str, Any]) -> tuple[str, ...]:
