@@ -23,6 +23,7 @@ class RandomRouter(Router):
     """Scores drawn uniformly from 0..1 by the query's text and a seed, so that a text always gets the same."""
 
     kind: ClassVar[str] = "random"
+    quick = True
 
     @classmethod
     def of(cls, experts: Sequence[str | Expert | ExpertFacts], *, seed: int = 0) -> Self:
@@ -58,6 +59,7 @@ class BestSingleRouter(Router):
     """The experts' mean scores, whatever the query: the best single expert always comes first."""
 
     kind: ClassVar[str] = "best-single"
+    quick = True
 
     @classmethod
     def of(cls, means: dict[str, float]) -> Self:
@@ -102,6 +104,7 @@ class OracleRouter(Router):
     """The recorded outcomes themselves, looked up by the query's text: the upper bound of a comparison."""
 
     kind: ClassVar[str] = "oracle"
+    quick = True
 
     def __init__(self, config: RouterConfig, outcomes: OutcomeMatrix) -> None:
         self._outcomes = outcomes

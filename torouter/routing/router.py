@@ -45,6 +45,8 @@ class Router(abc.ABC):
     kind: ClassVar[str]
     engines: ClassVar[tuple[Engine, ...]] = ("onnx",)
     """What can run the encoder."""
+    quick: ClassVar[bool] = False
+    """Whether scoring a query takes so little (well below a millisecond) that it needs no worker thread."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
