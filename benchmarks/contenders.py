@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,22 +29,33 @@ Asked = dict[str, Any]
 
 @dataclass(frozen=True)
 class Contender:
-    """Who is measured: a module of `benchmarks`, and what to install where it needs an environment of its own."""
+    """Who is measured: a module of `benchmarks`, what to install where it needs an environment of its own, and the
+    arguments that are its alone."""
 
     name: str
     module: str
     requirements: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
 
     def interpreter(self) -> str:
         """The Python that can import it; its environment is made on first use, beside the running one."""
         if not self.requirements:
             return sys.executable
-        python = Path(sys.prefix) / "peers" / "+".join(self.requirements) / "bin" / "python"
-        if not python.exists():
-            print(f"installing {' '.join(self.requirements)}", file=sys.stderr, flush=True)
-            venv.create(python.parents[1], with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *self.requirements], check=True)
-        return str(python)
+        return installed(Path(sys.prefix) / "peers" / "+".join(self.requirements), *self.requirements)
+
+
+def installed(directory: Path, *wanted: str) -> str:
+    """The Python of an environment with what `pip install` is to bring, made where it is not there yet."""
+    python = directory / "bin" / "python"
+    if not python.exists():
+        print(f"installing {' '.join(wanted)}", file=sys.stderr, flush=True)
+        try:
+            venv.create(directory, with_pip=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True, stdout=sys.stderr)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)  # or the next run would take it for whole
+            raise
+    return str(python)
 
 
 @contextmanager
@@ -109,12 +121,12 @@ class Worker:
 def started(
     contenders: Iterable[Contender], arguments: Sequence[str] = (), *, limit: float = 3600
 ) -> Iterator[list[Worker]]:
-    """The contenders' processes, one thread each, with these command-line arguments; ended with the block."""
+    """The contenders' processes, one thread each, with their own and these arguments; ended with the block."""
     with ExitStack() as stack:
         workers = []
         for contender in contenders:
             log = stack.enter_context(tempfile.TemporaryFile("w+"))
-            command = (contender.interpreter(), "-m", contender.module, *arguments)
+            command = (contender.interpreter(), "-m", contender.module, *contender.arguments, *arguments)
             child = stack.enter_context(process(*command, log=log, limit=limit, environment=ONE_THREAD))
             workers.append(Worker(contender.name, child, log))
         yield workers
