@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,16 +76,16 @@ class Heard(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.event = asyncio.Event()
+        self.loop, self.event = asyncio.get_running_loop(), asyncio.Event()
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage())
-        self.event.set()
+        self.loop.call_soon_threadsafe(self.event.set)
 
 
 @pytest.fixture
-def heard() -> Iterator[Heard]:
+async def heard() -> AsyncIterator[Heard]:
     """Warnings of the handshake."""
     handler = Heard()
     logging.getLogger("torouter.handshake").addHandler(handler)
@@ -128,6 +128,17 @@ async def test_an_answer_does_not_wait_for_a_server_that_tells_nothing() -> None
         decision = experts.decide(RouteQuery(text="Hi"))
         assert (await experts.call(decision, ask, facts=lambda _: None)).value == "answer"
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_an_answer_that_comes_first_does_not_end_the_handshake(tgi: ScriptedTGI, heard: Heard) -> None:
+    experts = routed(trained(a="test/before"), Expert(name="a", url=tgi.url), settings=DispatchSettings())
+
+    async def ask(_: Target) -> str:
+        return "answer"
+
+    await experts.call(experts.decide(RouteQuery(text="Hi")), ask, facts=lambda _: None)
+    await heard.event.wait()
+    assert len(tgi.gets) == 1
 
 
 async def test_a_refused_expert_gets_no_request_and_the_next_one_answers(

@@ -41,9 +41,18 @@ def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) ->
     """End the loop as `asyncio.run` would, so that its connections are closed and nothing is said on stderr."""
     if pid != os.getpid():
         return  # a forked child has a copy of the loop, but not of its thread
-    asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result(timeout=_END_SECONDS)
+    asyncio.run_coroutine_threadsafe(_ended(), loop).result(timeout=_END_SECONDS)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(_END_SECONDS)
+
+
+async def _ended() -> None:
+    loop = asyncio.get_running_loop()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await loop.shutdown_asyncgens()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

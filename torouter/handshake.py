@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import Callable, Mapping
 
+from torouter.background import background_loop
 from torouter.dispatch import Target
 from torouter.dispatch.settings import Handshake
 from torouter.errors import (
@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 _SECONDS = 5.0
 """The most that a handshake may take."""
-_NOTHING = nullcontext()
 # After these the next request asks again; after any other error the server has no answer to give, which is no fault.
 _PASSING = (ExpertConnectionError, ExpertTimeoutError, ExpertOverloadedError, ExpertServerError)
 
@@ -56,39 +55,29 @@ class Handshakes:
         self._under_way: set[tuple[str, str]] = set()
         self._warned: set[str] = set()
 
-    def beside(self, target: Target) -> AbstractAsyncContextManager[None]:
-        """Put it around one request to a replica.
+    async def before(self, target: Target) -> None:
+        """To be awaited before a request to a replica; only "refuse" makes it wait, and only the first one.
 
-        Raises (on entering):
+        Raises:
             ExpertMismatchError: The mode is "refuse", and the replica serves another model.
         """
         key = (target.expert.name, target.url)
         if self._mode == "off" or key in self._done or not target.url:
-            return _NOTHING
-        return self._first(target) if self._mode == "refuse" else self._alongside(target)
-
-    @asynccontextmanager
-    async def _first(self, target: Target) -> AsyncGenerator[None, None]:
-        await self._ask(target)
-        yield
-
-    @asynccontextmanager
-    async def _alongside(self, target: Target) -> AsyncGenerator[None, None]:
-        key = (target.expert.name, target.url)
-        if key in self._under_way:
-            yield
             return
-        self._under_way.add(key)
-        task = asyncio.ensure_future(self._ask(target))
+        if self._mode == "refuse":
+            await self._ask(target)
+        elif key not in self._under_way:
+            self._under_way.add(key)
+            # On a loop of ours it outlives an answer that comes first, and leaves nothing behind on the caller's.
+            asyncio.run_coroutine_threadsafe(self._beside(target), background_loop())
+
+    async def _beside(self, target: Target) -> None:
         try:
-            yield
+            await self._ask(target)
+        except Exception:
+            logger.exception("the handshake with expert %r failed", target.expert.name)
         finally:
-            # An answer that came first does not wait: the next request asks again.
-            task.cancel()
-            self._under_way.discard(key)
-            await asyncio.wait([task])
-            if not task.cancelled() and (error := task.exception()) is not None:
-                logger.error("the handshake with expert %r failed", target.expert.name, exc_info=error)
+            self._under_way.discard((target.expert.name, target.url))
 
     async def _ask(self, target: Target) -> None:
         expert = target.expert

@@ -172,8 +172,8 @@ class RoutedExperts:
         """
 
         async def asked(target: Target) -> T:
-            async with self._handshakes.beside(target):
-                value = await ask(target)
+            await self._handshakes.before(target)
+            value = await ask(target)
             if (told := facts(value)) is not None:
                 target.tell(told)
             return value
@@ -192,7 +192,8 @@ class RoutedExperts:
         """A streamed answer, as `Dispatcher.open_stream` gets it; `facts` is of each of its items."""
 
         async def asked(target: Target) -> AsyncGenerator[T, None]:
-            async with self._handshakes.beside(target), aclosing(ask(target)) as items:
+            await self._handshakes.before(target)
+            async with aclosing(ask(target)) as items:
                 async for item in items:
                     if (told := facts(item)) is not None:
                         target.tell(told)
