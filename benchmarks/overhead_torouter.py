@@ -1,0 +1,97 @@
+"""The contenders of `benchmarks.overhead` that are torouter's.
+
+    python -m benchmarks.overhead_torouter langchain|llamaindex ROUTER URL CORE
+
+ROUTER is a checkpoint's directory, perhaps with `@int8`, "none" for one endpoint without a router, or "words" for a
+stand-in that costs as good as nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from benchmarks.overhead_load import MAX_TOKENS, Client, work
+from benchmarks.prepared_routers import EXPERTS
+from torouter.dispatch import DispatchSettings
+from torouter.routing.router import AutoRouter, Router
+
+SETTINGS = DispatchSettings(rounds=3, max_concurrency=None)
+"""The models' own, without a limit of calls at a time, which would let callers wait."""
+
+
+class LangChain:
+    """RoutedChatModel, or ChatTGI."""
+
+    def __init__(self, url: str, router: str) -> None:
+        from langchain_torouter import ChatTGI, RoutedChatModel
+
+        self._model: Any
+        if router == "none":
+            self._model = ChatTGI(base_url=url, max_tokens=MAX_TOKENS)
+        else:
+            self._model = RoutedChatModel(
+                router=loaded(router), experts=dict.fromkeys(EXPERTS, url), settings=SETTINGS, max_tokens=MAX_TOKENS
+            )
+
+    async def whole(self, query: str) -> str:
+        """The whole answer."""
+        return str((await self._model.ainvoke(query)).text)
+
+    async def stream(self, query: str) -> AsyncIterator[str]:
+        """The answer piece by piece."""
+        async for chunk in self._model.astream(query):
+            yield str(chunk.text)
+
+    def sync(self, query: str) -> str:
+        """The whole answer for a caller without an event loop."""
+        return str(self._model.invoke(query).text)
+
+
+class LlamaIndex:
+    """RoutedLLM, or TGILLM."""
+
+    def __init__(self, url: str, router: str) -> None:
+        from llamaindex_torouter import TGILLM, RoutedLLM
+
+        self._llm: Any
+        if router == "none":
+            self._llm = TGILLM(base_url=url, max_tokens=MAX_TOKENS)
+        else:
+            self._llm = RoutedLLM(
+                router=loaded(router), experts=dict.fromkeys(EXPERTS, url), settings=SETTINGS, max_tokens=MAX_TOKENS
+            )
+
+    async def whole(self, query: str) -> str:
+        """The whole answer."""
+        return str((await self._llm.achat(_messages(query))).message.content)
+
+    async def stream(self, query: str) -> AsyncIterator[str]:
+        """The answer piece by piece."""
+        async for response in await self._llm.astream_chat(_messages(query)):
+            yield response.delta or ""
+
+
+def _messages(query: str) -> list[Any]:
+    from llama_index.core.llms import ChatMessage
+
+    return [ChatMessage(role="user", content=query)]
+
+
+def loaded(router: str) -> Router:
+    """The router of the benchmark's command line."""
+    if router != "words":
+        directory, _, precision = router.partition("@")
+        return AutoRouter.from_pretrained(directory, precision=precision or None)
+    from tests.word_router import WordRouter
+
+    return WordRouter.named(dict.fromkeys(EXPERTS, 0.5))
+
+
+def make(url: str, framework: str, router: str) -> Client:
+    """The contender."""
+    return (LangChain if framework == "langchain" else LlamaIndex)(url, router)
+
+
+if __name__ == "__main__":
+    work(make)
