@@ -1,7 +1,7 @@
 """What a client costs per call: ours, which route, and others, which don't, against a server that answers at once.
 
     python -m benchmarks.overhead                                        # all contenders
-    python -m benchmarks.overhead --only words ChatOpenAI aiohttp        # those whose names hold one of these
+    python -m benchmarks.overhead --only RoutedChat ChatOpenAI           # those whose names hold one of these
     python -m benchmarks.overhead --profile "RoutedChatModel fast"       # where its time goes
 
 The server is a process on one core, each contender one on another core; they are asked in turns, so that at any time
@@ -14,21 +14,31 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
-from benchmarks.contenders import Asked, Contender, process, started, told
+from benchmarks.contenders import Asked, Contender, Worker, process, started, told
 from benchmarks.prepared_routers import prepared
 from benchmarks.timing import Figures, in_turns, medians, ratio, table, write
+
+T = TypeVar("T")
 
 CALLERS = (1, 32, 256)
 BASE = "ChatOpenAI"
 """Whose figure the ratios are by, where it takes part."""
+ROUTERS = ("words", "fast", "bert")
+"""Of our contenders: "words" stands in for a trained one and costs as good as nothing."""
 FAST, BERT = "RoutedChatModel fast", "RoutedChatModel bert int8"
 PEERS = (
     Contender(BASE, "benchmarks.overhead_langchain", ("langchain-openai==1.7.3",)),
-    Contender("aiohttp", "benchmarks.overhead_raw", arguments=("aiohttp",)),
-    Contender("socket", "benchmarks.overhead_raw", arguments=("socket",)),
+    Contender("LlamaIndex OpenAILike", "benchmarks.overhead_llamaindex", ("llama-index-llms-openai-like==0.8.1",)),
+    Contender("LiteLLM Router", "benchmarks.overhead_litellm", ("litellm==1.106.2",)),
+    Contender("AsyncOpenAI", "benchmarks.overhead_openai", ("openai==3.57.0",)),
+    Contender("AsyncInferenceClient", "benchmarks.overhead_huggingface"),
+    Contender("bare aiohttp", "benchmarks.overhead_raw", arguments=("aiohttp",)),
+    Contender("bare sockets", "benchmarks.overhead_raw", arguments=("socket",)),
 )
 TARGETS = (
     ("whole, 1 caller", FAST, 0.6),
@@ -67,27 +77,40 @@ def ours(routers: dict[str, str]) -> list[Contender]:
     return found
 
 
-def measured(contenders: Iterable[Contender], asked: dict[str, Asked], repeats: int) -> Figures:
-    """Seconds per call, by case and contender."""
+class Watched:
+    """A worker whose second figure, the seconds of a call in which its process works, is kept too."""
+
+    def __init__(self, worker: Worker, cpu: Figures) -> None:
+        self.name, self._worker, self._cpu = worker.name, worker, cpu
+
+    def ask(self, asked: Asked) -> dict[str, Any]:
+        """The worker's answer."""
+        answer = self._worker.ask(asked)
+        if "cpu" in answer:
+            self._cpu.setdefault(asked["case"], {}).setdefault(self.name, []).append(answer["cpu"])
+        return answer
+
+
+def measured(contenders: Iterable[Contender], asked: Mapping[str, Asked], repeats: int) -> dict[str, Any]:
+    """By name: `seconds` of a call and `cpu`, those of them in which its process works, and `versions` of packages."""
+    cpu: Figures = {}
+    with running(contenders) as workers:
+        versions = {worker.name: worker.ready["versions"] for worker in workers}
+        named = {case: {**one, "case": case} for case, one in asked.items()}
+        seconds = in_turns([Watched(worker, cpu) for worker in workers], named, repeats)
+    return {"seconds": seconds, "cpu": cpu, "versions": versions}
+
+
+@contextmanager
+def running(contenders: Iterable[Contender]) -> Iterator[list[Worker]]:
+    """The contenders' processes, and the server that they ask."""
     server, client = cores()
     with (
         tempfile.TemporaryFile("w+") as log,
         process(sys.executable, "-m", "benchmarks.overhead_server", *server, log=log, limit=3600) as child,
         started(contenders, (told(child, log)["url"], client)) as workers,
     ):
-        return in_turns(workers, asked, repeats)
-
-
-def profile(contender: Contender, kind: str, callers: int, seconds: float) -> str:
-    """Where a contender's time goes, as pyinstrument's tree."""
-    server, client = cores()
-    asked = {"kind": kind, "callers": callers, "seconds": seconds, "profile": True}
-    with (
-        tempfile.TemporaryFile("w+") as log,
-        process(sys.executable, "-m", "benchmarks.overhead_server", *server, log=log, limit=3600) as child,
-        started([contender], (told(child, log)["url"], client)) as (worker,),
-    ):
-        return str(worker.ask(asked)["profile"])
+        yield workers
 
 
 def cores() -> tuple[tuple[str, ...], str]:
@@ -96,41 +119,45 @@ def cores() -> tuple[tuple[str, ...], str]:
     return ((str(free[0]),), str(free[1])) if len(free) > 1 else ((), "")
 
 
-def page(figures: Figures) -> str:
-    """The tables: milliseconds or requests per second with ratios, and what was to be reached."""
-    parts = [f"### {case}\n\n{of_case(figures, case)}" for case in figures]
-    return "\n\n".join([*parts, f"### Targets\n\n{targets(figures)}"])
+def page(seconds: Figures, cpu: Figures) -> str:
+    """The tables, and what was to be reached."""
+    parts = [f"### {case}\n\n{of_case(case, seconds, cpu)}" for case in seconds]
+    return "\n\n".join([*parts, f"### Targets\n\n{targets(seconds, cpu)}"])
 
 
-def of_case(figures: Figures, case: str) -> str:
-    """One table, the fastest contender first."""
-    by = medians({case: figures[case]})[case]
-    base = BASE if BASE in by else next(iter(by), "")
+def of_case(case: str, seconds: Figures, cpu: Figures) -> str:
+    """Milliseconds or requests per second and the work of one call; the fastest contender comes first."""
+    by, work = medians(seconds)[case], medians(cpu)[case]
+    base = BASE if BASE in by else next(iter(by))
     many = " callers" in case
     rows = [
-        (name, f"{1 / seconds:,.0f}" if many else f"{1000 * seconds:.2f}", ratios(figures, case, name, base))
-        for name, seconds in sorted(by.items(), key=lambda item: item[1])
+        (
+            *(name, f"{1 / by[name]:,.0f}" if many else f"{1000 * by[name]:.2f}", compared(seconds, case, name, base)),
+            *(f"{1000 * work[name]:.2f}", f"{ratio(cpu, case, name, base):.2f}"),
+        )
+        for name in sorted(by, key=by.__getitem__)
     ]
-    return table(("contender", "requests/s" if many else "ms per call", f"time by {base}"), rows)
+    unit = "requests/s" if many else "ms"
+    return table(("contender", unit, f"time by {base} (range)", "CPU ms", f"CPU by {base}"), rows)
 
 
-def ratios(figures: Figures, case: str, name: str, base: str) -> str:
+def compared(figures: Figures, case: str, name: str, base: str) -> str:
     """The ratio of two contenders' times with its range over the repeats."""
     pairs = [a / b for a, b in zip(figures[case][name], figures[case][base], strict=True)]
     return f"{ratio(figures, case, name, base):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
 
 
-def targets(figures: Figures) -> str:
+def targets(seconds: Figures, cpu: Figures) -> str:
     """What was to be reached, and whether it was."""
     rows = []
     for case, name, most in TARGETS:
-        by = figures.get(case, {})
-        if name in by and BASE in by:
-            found = ratio(figures, case, name, BASE)
-            rows.append((case, name, f"{most:.2f}", f"{found:.2f}", "met" if found <= most else "missed"))
+        if {name, BASE} <= seconds.get(case, {}).keys():
+            found = ratio(seconds, case, name, BASE)
+            end = (f"{found:.2f}", "met" if found <= most else "missed", f"{ratio(cpu, case, name, BASE):.2f}")
         else:
-            rows.append((case, name, f"{most:.2f}", "", "not measured"))
-    return table(("case", "contender", f"time by {BASE}, at most", "measured", ""), rows)
+            end = ("", "not measured", "")
+        rows.append((case, name, f"{most:.2f}", *end))
+    return table(("case", "contender", f"time by {BASE}, at most", "measured", "", "CPU"), rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -140,35 +167,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--only", nargs="+", metavar="NAME", help="contenders whose names hold one of these; default: all")
     add("--cases", nargs="+", metavar="CASE", help="cases whose names hold one of these; default: all")
     add("--repeats", type=int, default=5)
-    add("--seconds", type=float, default=0.7, help="of one measurement, after which no call is begun")
-    add("--routers", nargs="+", default=["words"], choices=("words", "fast", "bert"))
+    add("--seconds", type=float, default=0.5, help="of one measurement, after which no call is begun")
+    add("--routers", nargs="+", default=["fast", "bert"], choices=ROUTERS, help="of our contenders")
     add("--bert", type=Path, metavar="DIR", help="checkpoint of a BertRouter over the benchmark's experts")
     add("--fast", type=Path, metavar="DIR", help="checkpoint of a fast router over the benchmark's experts")
     add("--cache", type=Path, default=Path("build/routers"), help="where routers are trained into that are not given")
     add("--out", type=Path, default=Path("build/benchmarks"), help="where overhead.json and overhead.md go")
     add("--profile", metavar="NAME", help="print where this contender's time goes, and measure nothing")
     options = parser.parse_args(argv)
-    contenders = [*ours(_routers(options)), *PEERS]
+    contenders = {contender.name: contender for contender in (*ours(_routers(options)), *PEERS)}
     if options.profile:
-        chosen = [contender for contender in contenders if contender.name == options.profile]
-        if not chosen:
-            parser.error(f"--profile {options.profile!r}: use one of {', '.join(one.name for one in contenders)}")
-        for case, asked in _chosen(cases(2), options.cases or ["1 caller"]).items():
-            print(f"{case}\n{profile(chosen[0], asked['kind'], asked['callers'], asked['seconds'])}", flush=True)
+        if options.profile not in contenders:
+            parser.error(f"--profile {options.profile!r}: use one of {', '.join(contenders)}")
+        with running([contenders[options.profile]]) as (worker,):
+            for case, asked in _chosen(cases(options.seconds), options.cases or ["whole, 32 callers"]).items():
+                print(f"{case}\n{worker.ask({**asked, 'profile': True})['profile']}", flush=True)
         return
-    by_name = {contender.name: contender for contender in contenders}
-    figures = measured(
-        _chosen(by_name, options.only).values(), _chosen(cases(options.seconds), options.cases), options.repeats
-    )
-    write(options.out, "overhead", {"seconds_per_call": figures}, page(figures))
+    chosen = _chosen(contenders, options.only).values()
+    result = measured(chosen, _chosen(cases(options.seconds), options.cases), options.repeats)
+    write(options.out, "overhead", result, page(result["seconds"], result["cpu"]))
 
 
-def _chosen(named: dict, holding: Sequence[str] | None) -> dict:  # type: ignore[type-arg]
+def _chosen(named: Mapping[str, T], holding: Sequence[str] | None) -> dict[str, T]:
     return {name: value for name, value in named.items() if not holding or any(part in name for part in holding)}
 
 
 def _routers(options: argparse.Namespace) -> dict[str, str]:
-    found = {"words": "words"}
+    found = {}
+    if "words" in options.routers:
+        found["words"] = "words"
     if "fast" in options.routers:
         found["fast"] = str(options.fast or prepared("fast", options.cache))
     if "bert" in options.routers:

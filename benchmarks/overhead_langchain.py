@@ -32,4 +32,4 @@ class LangChain:
 
 
 if __name__ == "__main__":
-    work(LangChain)
+    work(LangChain, "langchain-openai", "langchain-core", "openai")

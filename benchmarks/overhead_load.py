@@ -10,7 +10,9 @@ import os
 import statistics
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
+from importlib import metadata
 from typing import Any, Protocol
 
 from benchmarks.contenders import Asked, serve
@@ -30,8 +32,31 @@ class Client(Protocol):
         """The answer piece by piece."""
 
 
-def work(make: Callable[..., Client]) -> None:
-    """Answer the benchmark with the times of the client that `make(url, ...)` gives.
+class ChatCompletions(ABC):
+    """A contender whose answers are objects like OpenAI's."""
+
+    @abstractmethod
+    async def ask(self, messages: list[dict[str, str]], *, stream: bool) -> Any:
+        """The answer, or an asynchronous iterator over its chunks."""
+
+    async def whole(self, query: str) -> str:
+        """The whole answer."""
+        answer = await self.ask(messages(query), stream=False)
+        return str(answer.choices[0].message.content)
+
+    async def stream(self, query: str) -> AsyncIterator[str]:
+        """The answer piece by piece."""
+        async for chunk in await self.ask(messages(query), stream=True):
+            yield chunk.choices[0].delta.content or "" if chunk.choices else ""
+
+
+def messages(query: str) -> list[dict[str, str]]:
+    """The request's messages, as the server takes them."""
+    return [{"role": "user", "content": query}]
+
+
+def work(make: Callable[..., Client], *packages: str) -> None:
+    """Answer the benchmark with the times of the client that `make(url, ...)` gives, made of these packages.
 
     The command line is what `make` takes beyond the url, the url, and the core to run on, "" for any.
     """
@@ -40,7 +65,7 @@ def work(make: Callable[..., Client]) -> None:
         os.sched_setaffinity(0, {int(core)})
     with asyncio.Runner() as runner:
         load = Load(make(url, *arguments), runner)
-        serve(load.answer)
+        serve(load.answer, {"versions": {package: metadata.version(package) for package in packages}})
 
 
 class Load:
@@ -50,49 +75,61 @@ class Load:
         self._client, self._runner, self._made = client, runner, 0
 
     def answer(self, asked: Asked) -> dict[str, Any]:
-        """Seconds per call: with one caller the median of its calls, with many the time of all by their number.
+        """How long a call takes: `seconds`, and `cpu`, the seconds of it in which this process worked.
 
-        `asked` has `kind` ("whole", "stream" or "sync"), `callers`, `seconds` after which no call is begun, `repeated`
-        (the same query again) and perhaps `profile`, for a tree of where the time goes in place of figures.
+        With one caller `seconds` is the median of its calls, with many the time of all by their number. `asked` has
+        `kind` ("whole", "stream" or "sync"), `callers`, `seconds` after which no call is begun, perhaps `repeated`
+        (the same query again) and `profile`, for a tree of where the time goes in place of figures.
         """
         kind, callers, repeated = asked["kind"], asked["callers"], asked.get("repeated", False)
         if not hasattr(self._client, kind):
             return {}
-        self._calls(kind, callers, 0, repeated)  # opens the connections, which may have been closed for idleness
-        if not asked.get("profile"):
-            return self._calls(kind, callers, asked["seconds"], repeated)
+        # Opens the connections, which may have been closed for idleness, and imports what comes with the first call.
+        self._calls("whole", callers, 0, repeated)
+        self._calls(kind, 1, 0, repeated)
+        if asked.get("profile"):
+            return {"profile": self._profile(kind, callers, asked["seconds"], repeated)}
+        began, worked = time.perf_counter(), time.process_time()
+        times = self._calls(kind, callers, asked["seconds"], repeated)
+        taken, worked = time.perf_counter() - began, time.process_time() - worked
+        seconds = statistics.median(times) if callers == 1 else taken / len(times)
+        return {"seconds": seconds, "cpu": worked / len(times)}
+
+    def _profile(self, kind: str, callers: int, seconds: float, repeated: bool) -> str:
         from pyinstrument import Profiler
 
         profiler = Profiler(interval=0.0002, async_mode="disabled")
         with profiler:
-            self._calls(kind, callers, asked["seconds"], repeated)
-        return {"profile": profiler.output_text(unicode=True, show_all=True)}
+            self._calls(kind, callers, seconds, repeated)
+        return profiler.output_text(unicode=True, show_all=True)
 
-    def _calls(self, kind: str, callers: int, seconds: float, repeated: bool) -> dict[str, Any]:
-        queries = self._queries(repeated)
-        times: list[float] = []
-        began = time.perf_counter()
+    def _calls(self, kind: str, callers: int, seconds: float, repeated: bool) -> list[float]:
+        queries, times = self._queries(repeated), list[float]()
+        until = time.perf_counter() + seconds
         if kind == "sync":
-            while not times or time.perf_counter() < began + seconds:
-                asked, start = next(queries), time.perf_counter()
-                answer = self._client.sync(asked)  # type: ignore[attr-defined]  # see `answer`
-                times.append(time.perf_counter() - start)
-                check([answer])
+            self._synchronous_caller(until, queries, times)
         else:
-            self._runner.run(self._callers(kind, callers, began + seconds, queries, times))
-        taken = time.perf_counter() - began
-        return {"seconds": statistics.median(times) if callers == 1 else taken / len(times), "calls": len(times)}
+            self._runner.run(self._callers(kind, callers, until, queries, times))
+        return times
+
+    def _synchronous_caller(self, until: float, queries: Iterator[str], times: list[float]) -> None:
+        client: Any = self._client
+        while not times or time.perf_counter() < until:
+            asked, began = next(queries), time.perf_counter()
+            answer = client.sync(asked)
+            times.append(time.perf_counter() - began)
+            check([answer])
 
     async def _callers(self, kind: str, callers: int, until: float, queries: Iterator[str], times: list[float]) -> None:
         async def caller() -> None:
             while True:
-                asked, start = next(queries), time.perf_counter()
+                asked, began = next(queries), time.perf_counter()
                 if kind == "stream":
                     pieces = [piece async for piece in self._client.stream(asked)]
                 else:
                     pieces = [await self._client.whole(asked)]
                 now = time.perf_counter()
-                times.append(now - start)
+                times.append(now - began)
                 check(pieces, len(TOKENS) if kind == "stream" else 1)
                 if now >= until:
                     return

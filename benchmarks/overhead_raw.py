@@ -13,13 +13,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from benchmarks.overhead_load import MAX_TOKENS, Client, work
+from benchmarks.overhead_load import MAX_TOKENS, Client, messages, work
 from benchmarks.overhead_server import TOKENS
 
 
 def _body(query: str, *, stream: bool) -> dict[str, Any]:
-    messages = [{"role": "user", "content": query}]
-    return {"model": "tgi", "messages": messages, "max_tokens": MAX_TOKENS, "stream": stream}
+    return {"model": "tgi", "messages": messages(query), "max_tokens": MAX_TOKENS, "stream": stream}
 
 
 class Aiohttp:
@@ -113,4 +112,4 @@ def make(url: str, kind: str) -> Client:
 
 
 if __name__ == "__main__":
-    work(make)
+    work(make, "aiohttp")

@@ -94,4 +94,4 @@ def make(url: str, framework: str, router: str) -> Client:
 
 
 if __name__ == "__main__":
-    work(make)
+    work(make, "torouter", "aiohttp", "langchain-core", "llama-index-core", "onnxruntime")
