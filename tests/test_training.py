@@ -32,6 +32,7 @@ def arguments(table: Path, out: Path, how: Recipe) -> list[str]:
     options = {
         "--encoder": how.encoder,
         "--epochs": how.epochs,
+        "--patience": how.patience,
         "--learning-rate": how.learning_rate,
         "--head-learning-rate": how.head_learning_rate,
         "--layer-decay": how.layer_decay,
