@@ -103,7 +103,9 @@ def write_embedding(encoder: str | None, directory: Path, *, max_length: int = 0
     write_tokenizer(str(source), directory)
     try:
         with quiet():
-            model = AutoModel.from_pretrained(str(source), dtype=torch.float32, trust_remote_code=False)
+            model = AutoModel.from_pretrained(
+                str(source), dtype=torch.float32, trust_remote_code=False, attn_implementation=graphs.ATTENTION
+            )
     except Exception as error:  # whatever a damaged directory makes transformers raise
         raise ConfigurationError(f"encoder {str(source)!r} can't be loaded: {error}") from error
     check_length(model.config, max_length)

@@ -105,6 +105,7 @@ class Run:
         with quiet():
             model.save_pretrained(directory)
         write_tokenizer(self._source, directory)
+        model.set_attn_implementation(graphs.ATTENTION)
         graphs.export(_Logits(model), directory / GRAPHS["fp32"], output=graphs.LOGITS)
         graphs.quantise(directory / GRAPHS["fp32"], directory / GRAPHS["int8"])
         state = self._trainer.state

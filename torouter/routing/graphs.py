@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 LOGITS = "logits"
+ATTENTION = "eager"
+"""What is exported: torch's own attention becomes a graph of twice as many nodes, to guard against NaN."""
 _INPUTS = ("input_ids", "attention_mask")
 
 
