@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ BASE = "ChatOpenAI"
 """Whose figure the ratios are by, where it takes part."""
 ROUTERS = ("words", "fast", "bert")
 """Of our contenders: "words" stands in for a trained one and costs as good as nothing."""
+OURS = "benchmarks.overhead_torouter"
 FAST, BERT = "RoutedChatModel fast", "RoutedChatModel bert int8"
 PEERS = (
     Contender(BASE, "benchmarks.overhead_langchain", ("langchain-openai==1.7.3",)),
@@ -62,33 +64,16 @@ def cases(seconds: float) -> dict[str, Asked]:
     return {**found, "whole, 1 caller, the same query again": again}
 
 
-def ours(routers: dict[str, str]) -> list[Contender]:
-    """Our contenders, with these routers by name."""
+def ours(routers: Iterable[str]) -> list[Contender]:
+    """Our contenders with routers of these kinds, and without one."""
     found = []
     for framework, routed, plain in (
         ("langchain", "RoutedChatModel", "ChatTGI"),
         ("llamaindex", "RoutedLLM", "TGILLM"),
     ):
-        kinds = {f"{routed} {name}": router for name, router in routers.items()} | {plain: "none"}
-        found += [
-            Contender(name, "benchmarks.overhead_torouter", arguments=(framework, router))
-            for name, router in kinds.items()
-        ]
+        names = {f"{routed} {router}{' int8' * (router == 'bert')}": router for router in routers} | {plain: "none"}
+        found += [Contender(name, OURS, arguments=(framework, router)) for name, router in names.items()]
     return found
-
-
-class Watched:
-    """A worker whose second figure, the seconds of a call in which its process works, is kept too."""
-
-    def __init__(self, worker: Worker, cpu: Figures) -> None:
-        self.name, self._worker, self._cpu = worker.name, worker, cpu
-
-    def ask(self, asked: Asked) -> dict[str, Any]:
-        """The worker's answer."""
-        answer = self._worker.ask(asked)
-        if "cpu" in answer:
-            self._cpu.setdefault(asked["case"], {}).setdefault(self.name, []).append(answer["cpu"])
-        return answer
 
 
 def measured(contenders: Iterable[Contender], asked: Mapping[str, Asked], repeats: int) -> dict[str, Any]:
@@ -96,8 +81,7 @@ def measured(contenders: Iterable[Contender], asked: Mapping[str, Asked], repeat
     cpu: Figures = {}
     with running(contenders) as workers:
         versions = {worker.name: worker.ready["versions"] for worker in workers}
-        named = {case: {**one, "case": case} for case, one in asked.items()}
-        seconds = in_turns([Watched(worker, cpu) for worker in workers], named, repeats)
+        seconds = in_turns(workers, asked, repeats, beside={"cpu": cpu})
     return {"seconds": seconds, "cpu": cpu, "versions": versions}
 
 
@@ -121,7 +105,7 @@ def cores() -> tuple[tuple[str, ...], str]:
 
 def page(seconds: Figures, cpu: Figures) -> str:
     """The tables, and what was to be reached."""
-    parts = [f"### {case}\n\n{of_case(case, seconds, cpu)}" for case in seconds]
+    parts = [f"### {case}\n\n{of_case(case, seconds, cpu)}" for case, by in seconds.items() if by]
     return "\n\n".join([*parts, f"### Targets\n\n{targets(seconds, cpu)}"])
 
 
@@ -169,22 +153,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--repeats", type=int, default=5)
     add("--seconds", type=float, default=0.5, help="of one measurement, after which no call is begun")
     add("--routers", nargs="+", default=["fast", "bert"], choices=ROUTERS, help="of our contenders")
-    add("--bert", type=Path, metavar="DIR", help="checkpoint of a BertRouter over the benchmark's experts")
-    add("--fast", type=Path, metavar="DIR", help="checkpoint of a fast router over the benchmark's experts")
+    add("--bert", type=Path, metavar="DIR", help="checkpoint of a BertRouter")
+    add("--fast", type=Path, metavar="DIR", help="checkpoint of a fast router")
     add("--cache", type=Path, default=Path("build/routers"), help="where routers are trained into that are not given")
     add("--out", type=Path, default=Path("build/benchmarks"), help="where overhead.json and overhead.md go")
-    add("--profile", metavar="NAME", help="print where this contender's time goes, and measure nothing")
+    add(
+        "--profile",
+        metavar="NAME",
+        help="print where this contender's time goes by pyinstrument, and measure nothing",
+    )
     options = parser.parse_args(argv)
-    contenders = {contender.name: contender for contender in (*ours(_routers(options)), *PEERS)}
+    contenders = {contender.name: contender for contender in (*ours(options.routers), *PEERS)}
+    asked = _chosen(cases(options.seconds), options.cases or (options.profile and ["whole, 32 callers"]))
     if options.profile:
         if options.profile not in contenders:
             parser.error(f"--profile {options.profile!r}: use one of {', '.join(contenders)}")
-        with running([contenders[options.profile]]) as (worker,):
-            for case, asked in _chosen(cases(options.seconds), options.cases or ["whole, 32 callers"]).items():
-                print(f"{case}\n{worker.ask({**asked, 'profile': True})['profile']}", flush=True)
+        with running([_with_router(contenders[options.profile], options)]) as (worker,):
+            for case, one in asked.items():
+                answer = worker.ask({**one, "profile": True})
+                print(f"{case}\n{answer.get('profile', 'has no such calls')}", flush=True)
         return
-    chosen = _chosen(contenders, options.only).values()
-    result = measured(chosen, _chosen(cases(options.seconds), options.cases), options.repeats)
+    chosen = [_with_router(contender, options) for contender in _chosen(contenders, options.only).values()]
+    if not asked or not chosen:
+        parser.error("--only and --cases leave nothing to measure")
+    result = measured(chosen, asked, options.repeats)
     write(options.out, "overhead", result, page(result["seconds"], result["cpu"]))
 
 
@@ -192,15 +184,13 @@ def _chosen(named: Mapping[str, T], holding: Sequence[str] | None) -> dict[str, 
     return {name: value for name, value in named.items() if not holding or any(part in name for part in holding)}
 
 
-def _routers(options: argparse.Namespace) -> dict[str, str]:
-    found = {}
-    if "words" in options.routers:
-        found["words"] = "words"
-    if "fast" in options.routers:
-        found["fast"] = str(options.fast or prepared("fast", options.cache))
-    if "bert" in options.routers:
-        found["bert int8"] = f"{options.bert or prepared('bert', options.cache)}@int8"
-    return found
+def _with_router(contender: Contender, options: argparse.Namespace) -> Contender:
+    """The contender with its router's checkpoint in place of its kind."""
+    if contender.module != OURS or contender.arguments[1] in ("none", "words"):
+        return contender
+    framework, kind = contender.arguments
+    directory = (getattr(options, kind) or prepared(kind, options.cache)).resolve()
+    return replace(contender, arguments=(framework, f"{directory}{'@int8' * (kind == 'bert')}"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from llama_index.core.llms import ChatMessage
-from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-not-found]  # in an environment of its own
+from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyped]  # in an environment of its own
 
 from benchmarks.overhead_load import MAX_TOKENS, work
 

@@ -76,7 +76,8 @@ class Socket:
     """Sends what stands in memory and reads nothing of the answer but its end: as much as the server can do."""
 
     def __init__(self, url: str) -> None:
-        self._address = urlsplit(url)
+        host, port = urlsplit(url).netloc.split(":")
+        self._address = (host, int(port))
         self._free: list[_Answer] = []
         self._requests = {stream: self._request(stream=stream) for stream in (False, True)}
 
@@ -92,8 +93,7 @@ class Socket:
 
     async def _asked(self, *, stream: bool) -> str:
         if not self._free:
-            host, port = self._address.hostname, self._address.port
-            _, answer = await asyncio.get_running_loop().create_connection(_Answer, host, port)
+            _, answer = await asyncio.get_running_loop().create_connection(_Answer, *self._address)
         else:
             answer = self._free.pop()
         await answer.asked(self._requests[stream])

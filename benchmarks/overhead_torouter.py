@@ -30,9 +30,7 @@ class LangChain:
         if router == "none":
             self._model = ChatTGI(base_url=url, max_tokens=MAX_TOKENS)
         else:
-            self._model = RoutedChatModel(
-                router=loaded(router), experts=dict.fromkeys(EXPERTS, url), settings=SETTINGS, max_tokens=MAX_TOKENS
-            )
+            self._model = RoutedChatModel(**routed(router, url))
 
     async def whole(self, query: str) -> str:
         """The whole answer."""
@@ -58,9 +56,7 @@ class LlamaIndex:
         if router == "none":
             self._llm = TGILLM(base_url=url, max_tokens=MAX_TOKENS)
         else:
-            self._llm = RoutedLLM(
-                router=loaded(router), experts=dict.fromkeys(EXPERTS, url), settings=SETTINGS, max_tokens=MAX_TOKENS
-            )
+            self._llm = RoutedLLM(**routed(router, url))
 
     async def whole(self, query: str) -> str:
         """The whole answer."""
@@ -78,14 +74,17 @@ def _messages(query: str) -> list[Any]:
     return [ChatMessage(role="user", content=query)]
 
 
-def loaded(router: str) -> Router:
-    """The router of the benchmark's command line."""
-    if router != "words":
-        directory, _, precision = router.partition("@")
-        return AutoRouter.from_pretrained(directory, precision=precision or None)
-    from tests.word_router import WordRouter
+def routed(name: str, url: str) -> dict[str, Any]:
+    """What a routed model is made of; one server stands in for all experts."""
+    if name == "words":
+        from tests.word_router import WordRouter
 
-    return WordRouter.named(dict.fromkeys(EXPERTS, 0.5))
+        router: Router = WordRouter.named(dict.fromkeys(EXPERTS, 0.5))
+    else:
+        directory, _, precision = name.partition("@")
+        router = AutoRouter.from_pretrained(directory, precision=precision or None)
+    experts = dict.fromkeys(router.experts, url)
+    return {"router": router, "experts": experts, "settings": SETTINGS, "max_tokens": MAX_TOKENS}
 
 
 def make(url: str, framework: str, router: str) -> Client:

@@ -34,21 +34,24 @@ def in_turns(
     repeats: int,
     *,
     figure: str = "seconds",
+    beside: Mapping[str, Figures] | None = None,
     progress: bool = True,
 ) -> Figures:
     """Ask every worker every case, all workers of one case after each other, the whole so many times.
 
     What the machine does meanwhile meets all contenders of a case alike. A worker that answers without `figure` can't
-    do the case.
+    do the case. Further figures of the same answers, by name, are put into those of `beside`.
     """
     workers = list(workers)
     figures: Figures = {case: {} for case in cases}
+    kinds = {figure: figures, **(beside or {})}
     for repeat in range(repeats):
         for case, asked in cases.items():
             for worker in workers[repeat % len(workers) :] + workers[: repeat % len(workers)]:
-                value = worker.ask(asked).get(figure)
-                if value is not None:
-                    figures[case].setdefault(worker.name, []).append(value)
+                answer = worker.ask(asked)
+                for name, kept in kinds.items():
+                    if answer.get(name) is not None:
+                        kept.setdefault(case, {}).setdefault(worker.name, []).append(answer[name])
         if progress:
             print(f"repeat {repeat + 1} of {repeats}", file=sys.stderr, flush=True)
     return figures
