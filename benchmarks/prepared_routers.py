@@ -28,7 +28,7 @@ TOPICS = {
 EXPERTS = tuple(TOPICS)
 """The eight experts, each with a topic of its own."""
 _GLUE = "please tell me how the and of a with in for what why could you explain about one more when that is to"
-_WORDS = 27
+_WORDS = 25
 _PHRASES = 512
 _TRAINED = range(10**9, 10**9 + 400)
 """Numbers of the queries to learn from, which no benchmark asks."""
@@ -36,7 +36,7 @@ _TOROUTER = "import sys; from torouter.cli import main; sys.exit(main())"
 
 
 def query(number: int) -> str:
-    """Query `number`, about 35 tokens of a BERT; another for every number. It is made in a microsecond or two."""
+    """Query `number`, about 30 tokens of a BERT; another for every number. It is made in a microsecond or two."""
     return f"{_words(number % _PHRASES)} {number}?"
 
 
