@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +220,73 @@ def test_every_expert_that_can_be_asked_is_ranked_once(
     limit = policy.max_price if policy.max_price is not None else float("inf")
     assert sorted(ranking) == sorted(name for name in PRICED if expected_price(PRICED[name], needs) <= limit)
     assert sorted(ranking, key=lambda name: name not in scores) == list(ranking)
+
+
+@given(
+    scores=st.lists(st.floats(0, 1), min_size=5, max_size=5),
+    policy=st.builds(
+        RoutingPolicy,
+        price_weight=st.sampled_from((0.0, 0.03)),
+        latency_weight=st.sampled_from((0.0, 0.05)),
+        max_price=st.none() | st.floats(2, 20),
+        edge=st.just("edge"),
+        edge_threshold=st.floats(0, 1),
+    ),
+    needs=st.builds(
+        Needs,
+        tools=st.booleans(),
+        input_tokens=st.none() | st.integers(0, 3000),
+        output_tokens=st.none() | st.integers(1, 600),
+        counted=st.dictionaries(st.sampled_from(("a", "b")), st.integers(0, 3000)),
+    ),
+    previous=st.none() | st.sampled_from("abcde"),
+)
+def test_the_ranking_is_by_the_values_that_the_policy_promises(
+    scores: list[float], policy: RoutingPolicy, needs: Needs, previous: str | None
+) -> None:
+    experts = ExpertPool(
+        [
+            Expert(name="a", input_price=1.0, output_price=3.0, context_window=2048),
+            Expert(name="b", output_price=9.0, tags=["edge"]),
+            Expert(name="c", context_window=1024, abilities=[]),
+            Expert(name="d", tags=["edge"], input_price=0.5),
+            Expert(name="e"),
+        ]
+    )
+    estimates = {"a": Estimate(500, 2.0), "c": Estimate(50), "e": Estimate(None, 1.0)}
+    by_name = dict(zip(experts, scores, strict=True))
+
+    def fits(expert: Expert) -> bool:
+        window = needs.window(expert.name)
+        return (expert.context_window is None or window is None or window <= expert.context_window) and (
+            needs.abilities <= expert.abilities
+        )
+
+    def price(expert: Expert) -> float:
+        return expected_price(expert, needs, estimates.get(expert.name, Estimate()).output_tokens)
+
+    def value(expert: Expert) -> tuple[float, bool]:
+        found = by_name[expert.name] - policy.price_weight * price(expert)
+        found -= policy.latency_weight * (estimates.get(expert.name, Estimate()).seconds or 0)
+        found += policy.edge_threshold if "edge" in expert.tags else 0
+        return found + (policy.switch_margin if expert.name == previous else 0), "edge" in expert.tags
+
+    usable = [e for e in experts.values() if fits(e) and (policy.max_price is None or price(e) <= policy.max_price)]
+    decision = policy.decide(by_name, experts, needs=needs, previous=previous, estimates=estimates)
+    assert decision.ranking == tuple(e.name for e in sorted(usable, key=value, reverse=True))
+    assert dict(decision.prices) == {name: pytest.approx(price(experts[name])) for name in ("a", "b", "d")}
+
+
+def test_a_decision_can_be_copied_printed_and_sent_to_another_process() -> None:
+    decision = RoutingPolicy().decide(SCORES, PRICED, needs=Needs(input_tokens=1000, counted={"code": 2000}))
+    assert pickle.loads(pickle.dumps(decision)) == copy.deepcopy(decision) == decision
+    assert "prices={'code': 2.5, 'large': 10.0}" in repr(decision)
+
+
+def test_scores_are_told_to_six_places() -> None:
+    scores = {"small": np.float32(0.1), "code": 1, "large": -0.12345678}
+    told = RoutingPolicy().decide(scores, pool()).to_json()["scores"]
+    assert json.dumps(told) == '{"small": 0.1, "code": 1.0, "large": -0.123457}'
 
 
 # A policy is a value

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from torouter.errors import ConfigurationError
 from torouter.secrets import Secret, SupportsSecret
@@ -293,7 +296,7 @@ class ExpertPool(Mapping[str, Expert]):
     def names(self) -> tuple[str, ...]:
         return tuple(self._experts)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of all that changes the experts' answers; urls and keys do not."""
         facts = [
@@ -304,6 +307,28 @@ class ExpertPool(Mapping[str, Expert]):
             for expert in self._experts.values()
         ]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+    @cached_property
+    def abilities(self) -> frozenset[Ability]:
+        """What every expert can be asked for."""
+        return frozenset(ABILITIES).intersection(*(expert.abilities for expert in self.values()))
+
+    @cached_property
+    def smallest_window(self) -> int | None:
+        """The smallest context window that an expert states, None where none does."""
+        return min((e.context_window for e in self.values() if e.context_window is not None), default=None)
+
+    @cached_property
+    def prices(self) -> NDArray[np.float64]:
+        """USD per million input and output tokens, shape (2, number of experts); NaN where a price is not stated."""
+        return np.array([[e.input_price for e in self.values()], [e.output_price for e in self.values()]], dtype=float)
+
+    def values(self) -> ValuesView[Expert]:
+        # Mapping's own view looks each name up, which over hundreds of experts costs more than all else of a decision.
+        return self._experts.values()
+
+    def items(self) -> ItemsView[str, Expert]:
+        return self._experts.items()
 
     def __getitem__(self, name: str) -> Expert:
         try:

@@ -18,7 +18,7 @@ from torouter.handshake import Handshakes
 from torouter.health import Health
 from torouter.routing.cache import Row, ScoreCache
 from torouter.routing.decision import RouteDecision
-from torouter.routing.needs import Estimate, Needs, estimate_tokens, expected_price
+from torouter.routing.needs import Estimate, Needs, estimate_tokens
 from torouter.routing.policy import RoutingPolicy
 from torouter.routing.router import AutoRouter, Router
 from torouter.routing.sessions import Sessions
@@ -249,7 +249,6 @@ class RoutedExperts:
         return replace(query, needs=replace(query.needs, counted=counts))
 
     def _decided(self, query: RouteQuery, row: Row, started: float) -> RouteDecision:
-        estimates = self.dispatcher.estimates()
         decision = (query.policy or self.policy).decide(
             dict(zip(self.router.experts, row.tolist(), strict=True)),
             self.experts,
@@ -257,14 +256,9 @@ class RoutedExperts:
             pinned=query.pinned,
             exclude=query.exclude,
             previous=None if query.session is None else self._sessions.last(query.session),
-            estimates=estimates,
+            estimates=self.dispatcher.estimates(),
         )
-        prices = {
-            name: expected_price(expert, query.needs, estimates[name].output_tokens)
-            for name, expert in self.experts.items()
-            if expert.input_price is not None or expert.output_price is not None
-        }
-        return replace(decision, prices=prices, milliseconds=1000 * (time.perf_counter() - started))
+        return replace(decision, milliseconds=1000 * (time.perf_counter() - started))
 
 
 def pool_and_models(

@@ -30,11 +30,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class ExpertState:
-    """One expert's replicas, the calls that wait for them, and its usual answer."""
+    """One expert's replicas and the calls that wait for them."""
 
     expert: Expert
     replicas: tuple[Replica, ...]
-    estimate: Estimate
     waiters: deque[Waiter] = field(default_factory=deque)
     warned: bool = False
     """Somebody was told that it refuses us, and it has not answered since."""
@@ -56,10 +55,8 @@ class Board:
         self._random = random
         self._lock = threading.Lock()
         self._budget = RetryBudget(settings.retry_ratio, settings.retry_reserve)
-        self._experts = {
-            name: ExpertState(expert, _replicas(expert, settings), estimates.get(name, Estimate()))
-            for name, expert in experts.items()
-        }
+        self._experts = {name: ExpertState(expert, _replicas(expert, settings)) for name, expert in experts.items()}
+        self._estimates = {name: estimates.get(name, Estimate()) for name in experts}
         self._replicas = {name: state.replicas for name, state in self._experts.items()}
 
     def start(self, ranking: tuple[str, ...], seconds: float | None) -> Walk:
@@ -150,7 +147,8 @@ class Board:
                 replica.answered += 1
                 replica.seconds = smoothed(replica.seconds, seconds)
                 state.warned = False
-                state.estimate = replace(state.estimate, seconds=smoothed(state.estimate.seconds, seconds))
+                usual = self._estimates[state.expert.name]
+                self._estimates[state.expert.name] = replace(usual, seconds=smoothed(usual.seconds, seconds))
         if warn:
             logger.warning(
                 "expert %r refuses us (%s): check its url, model and token; it is left alone for up to %.0f s",
@@ -208,14 +206,15 @@ class Board:
                 replica.expert = expert
 
     def observe(self, expert: str, output_tokens: float) -> None:
-        state = self._state(expert)
+        self._state(expert)
         with self._lock:
-            mean = smoothed(state.estimate.output_tokens, output_tokens)
-            state.estimate = replace(state.estimate, output_tokens=mean)
+            usual = self._estimates[expert]
+            mean = smoothed(usual.output_tokens, output_tokens)
+            self._estimates[expert] = replace(usual, output_tokens=mean)
 
     def estimates(self) -> dict[str, Estimate]:
         with self._lock:
-            return {name: state.estimate for name, state in self._experts.items()}
+            return self._estimates.copy()  # a copy of one block of memory, however many experts there are
 
     def snapshot(self) -> tuple[ReplicaSnapshot, ...]:
         with self._lock:

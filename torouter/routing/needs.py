@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 
-from torouter.experts import Ability, Expert
+import numpy as np
+from numpy.typing import NDArray
+
+from torouter.experts import Ability, Expert, ExpertPool
 
 ASSUMED_INPUT_TOKENS = 200
 """Length of an input that nobody has counted. Only prices are computed from it, never whether an input fits."""
@@ -107,3 +111,55 @@ def expected_price(expert: Expert, needs: Needs, output_tokens: float | None = N
     if needs.output_tokens is not None:
         outputs = min(outputs, needs.output_tokens)
     return (inputs * (expert.input_price or 0.0) + outputs * (expert.output_price or 0.0)) / 1000
+
+
+class ExpectedPrices(Mapping[str, float]):
+    """Expected price of one request for each expert that states prices, by name; see `expected_price`.
+
+    Computed for all experts at once, when first read: most decisions are made and told without it.
+
+    Args:
+        experts: The pool.
+        needs: Lengths of input and answer as far as the request says them.
+        estimates: Usual answers by expert.
+    """
+
+    def __init__(self, experts: ExpertPool, needs: Needs, estimates: Mapping[str, Estimate]) -> None:
+        self._names, self._prices, self._estimates = experts.names, experts.prices, estimates
+        self._inputs = ASSUMED_INPUT_TOKENS if needs.input_tokens is None else needs.input_tokens
+        self._counted, self._most = dict(needs.counted), needs.output_tokens
+
+    @cached_property
+    def of_all(self) -> NDArray[np.float64]:
+        """Of every expert of the pool, in its order, shape (number of experts,); 0 for one without prices."""
+        inputs: float | NDArray[np.float64] = self._inputs
+        if self._counted:
+            inputs = np.array([self._counted.get(name, inputs) for name in self._names], dtype=float)
+        known = (self._estimates.get(name, _UNKNOWN).output_tokens for name in self._names)
+        usual = [ASSUMED_OUTPUT_TOKENS if tokens is None else tokens for tokens in known]
+        outputs = np.array(usual, dtype=float)
+        if self._most is not None:
+            outputs = np.minimum(outputs, self._most)
+        stated = np.where(np.isnan(self._prices), 0.0, self._prices)
+        prices: NDArray[np.float64] = (inputs * stated[0] + outputs * stated[1]) / 1000
+        return prices
+
+    @cached_property
+    def _by_name(self) -> dict[str, float]:
+        stated = ~np.isnan(self._prices).all(axis=0)
+        return {self._names[position]: float(self.of_all[position]) for position in np.flatnonzero(stated).tolist()}
+
+    def __getitem__(self, name: str) -> float:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __repr__(self) -> str:
+        return repr(self._by_name)
+
+
+_UNKNOWN = Estimate()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import yaml
 
 from torouter.errors import ConfigurationError, ContextLengthError
 from torouter.experts import Ability, Expert, ExpertPool
 from torouter.routing.decision import RouteDecision
-from torouter.routing.needs import Estimate, Needs, expected_price
+from torouter.routing.needs import Estimate, ExpectedPrices, Needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -105,64 +106,85 @@ class RoutingPolicy:
         if scores and scores.keys().isdisjoint(experts.names):
             msg = f"the router scores {', '.join(scores)}, but the experts are {', '.join(experts.names)}: "
             raise ConfigurationError(msg + "give the experts the names that the router was trained with")
-        estimates = estimates or {}
         barred = self.exclude.union(exclude)
         for name in barred if self.default_expert is None else barred.union((self.default_expert,)):
             experts[name]  # an unknown name is a mistake, not a wish that can be ignored
-        abilities = needs.abilities
-        weighs = self._weighs
-        refused: dict[str, _Refusal] = {}
-        values: dict[str, float] = {}
-        for name in experts if pinned is None else (pinned,):
-            expert = experts[name]
-            price = seconds = 0.0
-            if weighs:
-                estimate = estimates.get(name, _UNKNOWN)
-                price = expected_price(expert, needs, estimate.output_tokens)
-                seconds = estimate.seconds or 0.0
-            why = _refusal(expert, name in barred, abilities, needs.window(name))
-            if why is None and pinned is None:
-                why = self._over_ceiling(price, seconds)
-            if why is not None:
-                refused[name] = why
-                continue
-            value = scores.get(name, -math.inf) - self.price_weight * price - self.latency_weight * seconds
-            if self.edge in expert.tags:
-                value += self.edge_threshold
-            if name == previous:
-                value += self.switch_margin
-            values[name] = value
-        if not values:
-            raise _nobody_left(refused)
+        estimates = estimates or {}
+        prices = ExpectedPrices(experts, needs, estimates)
         if pinned is not None:
-            return RouteDecision(ranking=(pinned,), scores=dict(scores), reason="pinned")
-        return self._decision(values, scores, experts, previous)
-
-    def _decision(
-        self, values: Mapping[str, float], scores: Mapping[str, float], experts: ExpertPool, previous: str | None
-    ) -> RouteDecision:
-        # Edge experts win ties, and sorting keeps the pool's order among equals.
-        ranking = sorted(values, key=lambda name: (values[name], self.edge in experts[name].tags), reverse=True)
-        first = ranking[0]
-        known = [name for name in experts if name in scores]
-        best = max(known, key=scores.__getitem__, default=first)
-        confidence = max((scores[name] for name in known if name in values), default=-math.inf)
+            why = _refusal(experts[pinned], pinned in barred, needs.abilities, needs.window(pinned))
+            if why is not None:
+                raise _nobody_left({pinned: why})
+            return RouteDecision(ranking=(pinned,), scores=dict(scores), reason="pinned", prices=prices)
+        seconds = [estimates.get(name, _UNKNOWN).seconds or 0.0 for name in experts] if self._counts_seconds else []
+        refused = {**self._over_ceiling(experts.names, prices, seconds), **_unfit(experts, barred, needs)}
+        if len(refused) == len(experts):
+            raise _nobody_left({name: refused[name] for name in experts})
+        values = self._values(scores, experts, prices, seconds, previous)
+        ranking = [name for name in experts if name not in refused] if refused else list(experts.names)
+        if self.edge is not None:  # edge experts win ties: sorting keeps the order among equals
+            ranking.sort(key=lambda name: self.edge in experts[name].tags, reverse=True)
+        ranking.sort(key=values.__getitem__, reverse=True)
         default = self.default_expert
-        if default is not None and confidence < cast("float", self.min_confidence) and default in values:
+        if default is not None and default not in refused and self._is_unsure(scores, ranking):
             ranking.remove(default)
             ranking.insert(0, default)
             reason = "default"
-        elif first == best:
+        elif values is scores and not refused:  # nothing stands between the router and the ranking
             reason = "router"
-        elif best not in values:
-            reason = "filter"
-        elif first == previous:
-            reason = "session"
-        elif self.edge in experts[first].tags:
-            reason = "edge"
         else:
-            reason = "trade-off"
-        return RouteDecision(ranking=tuple(ranking), scores=dict(scores), reason=reason)
+            reason = self._reason(ranking[0], scores, experts, refused, previous)
+        return RouteDecision(ranking=tuple(ranking), scores=dict(scores), reason=reason, prices=prices)
+
+    def _values(
+        self,
+        scores: Mapping[str, float],
+        experts: ExpertPool,
+        prices: ExpectedPrices,
+        seconds: Sequence[float],
+        previous: str | None,
+    ) -> Mapping[str, float]:
+        """Every expert's value, refused or not; `scores` itself where nothing changes them."""
+        names, values = experts.names, scores
+        if not all(map(scores.__contains__, names)):
+            values = {name: scores.get(name, -math.inf) for name in names}
+        if self.price_weight or self.latency_weight:
+            found = np.fromiter(map(values.__getitem__, names), float, len(names))
+            if self.price_weight:
+                found -= self.price_weight * prices.of_all
+            if self.latency_weight:
+                found -= self.latency_weight * np.array(seconds)
+            values = dict(zip(names, found.tolist(), strict=True))
+        if self.edge is not None or previous is not None:
+            values = dict(values)
+            for name, expert in experts.items():
+                if self.edge in expert.tags:
+                    values[name] += self.edge_threshold
+            if previous in values:
+                values[previous] += self.switch_margin
+        return values
+
+    def _is_unsure(self, scores: Mapping[str, float], ranking: Iterable[str]) -> bool:
+        confidence = max((scores[name] for name in ranking if name in scores), default=-math.inf)
+        return confidence < cast("float", self.min_confidence)
+
+    def _reason(
+        self,
+        first: str,
+        scores: Mapping[str, float],
+        experts: ExpertPool,
+        refused: Mapping[str, _Refusal],
+        previous: str | None,
+    ) -> str:
+        """Why the first of the ranking is first."""
+        best = max(filter(scores.__contains__, experts.names), key=scores.__getitem__, default=first)
+        if first == best:
+            return "router"
+        if best in refused:
+            return "filter"
+        if first == previous:
+            return "session"
+        return "edge" if self.edge in experts[first].tags else "trade-off"
 
     def check(self, experts: ExpertPool) -> None:
         """Find names and tags that no expert has, before the first query does.
@@ -228,17 +250,24 @@ class RoutingPolicy:
             raise ConfigurationError(msg) from None
 
     @property
-    def _weighs(self) -> bool:
-        """Whether anything depends on prices and seconds."""
-        ceiling = self.max_price is not None or self.max_seconds is not None
-        return ceiling or self.price_weight > 0 or self.latency_weight > 0
+    def _counts_seconds(self) -> bool:
+        return self.latency_weight > 0 or self.max_seconds is not None
 
-    def _over_ceiling(self, price: float, seconds: float) -> _Refusal | None:
-        if self.max_price is not None and price > self.max_price:
-            return _Refusal(f"{price:.3g} USD per 1,000 queries is over max_price={self.max_price:g}")
-        if self.max_seconds is not None and seconds > self.max_seconds:
-            return _Refusal(f"{seconds:.3g} s is over max_seconds={self.max_seconds:g}")
-        return None
+    def _over_ceiling(
+        self, names: Sequence[str], prices: ExpectedPrices, seconds: Sequence[float]
+    ) -> dict[str, _Refusal]:
+        """The experts that are expected to cost or to take too much."""
+        over: dict[str, _Refusal] = {}
+        if self.max_seconds is not None:
+            for name, value in zip(names, seconds, strict=True):
+                if value > self.max_seconds:
+                    over[name] = _Refusal(f"{value:.3g} s is over max_seconds={self.max_seconds:g}")
+        if self.max_price is not None:
+            found = prices.of_all
+            for position in np.flatnonzero(found > self.max_price).tolist():
+                why = f"{found[position]:.3g} USD per 1,000 queries is over max_price={self.max_price:g}"
+                over[names[position]] = _Refusal(why)
+        return over
 
     def _check_number(self, name: str, value: object, least: float = 0.0) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
@@ -254,6 +283,19 @@ class _Refusal:
 
     why: str
     too_long: bool = False
+
+
+def _unfit(experts: ExpertPool, barred: Collection[str], needs: Needs) -> dict[str, _Refusal]:
+    """The experts that are excluded, or lack what the request needs; one look at the pool tells that there is none."""
+    abilities = needs.abilities
+    longest = max((needs.input_tokens or 0, *needs.counted.values())) + needs.reserved
+    fits = experts.smallest_window is None or longest <= experts.smallest_window
+    if fits and abilities <= experts.abilities and not barred:
+        return {}
+    found = (
+        (name, _refusal(expert, name in barred, abilities, needs.window(name))) for name, expert in experts.items()
+    )
+    return {name: why for name, why in found if why is not None}
 
 
 def _refusal(expert: Expert, barred: bool, abilities: frozenset[Ability], window: int | None) -> _Refusal | None:

@@ -57,6 +57,7 @@ class Router(abc.ABC):
         if config.kind != self.kind:
             raise CheckpointError(f"a {config.kind!r} router can't be a {type(self).__name__}: use AutoRouter")
         self.config = config
+        self._experts = config.names  # asked for at each decision
         digest = hashlib.blake2b(config.to_json().encode())
         for part in self._content():
             digest.update(part)
@@ -68,7 +69,7 @@ class Router(abc.ABC):
     @property
     def experts(self) -> tuple[str, ...]:
         """Names of the experts, the columns of `scores`."""
-        return self.config.names
+        return self._experts
 
     @abc.abstractmethod
     def scores(self, queries: Sequence[str]) -> NDArray[np.float32]:
