@@ -1,4 +1,4 @@
-"""Runs coroutines for synchronous callers on one event loop of the library's own.
+"""Runs coroutines for synchronous callers on one event loop of the library's own, and hard work for event loops.
 
 The loop lives in a daemon thread, so synchronous methods work anywhere, inside a notebook's running loop too, and the
 connections that one call opens are there for the next.
@@ -10,7 +10,8 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -22,6 +23,8 @@ _END_SECONDS = 2.0
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _pid: int | None = None
+_workers: dict[int, ThreadPoolExecutor] = {}
+"""By process: a forked child's copy has no threads."""
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
@@ -110,3 +113,24 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 async def _next(stream: AsyncGenerator[T, None]) -> T:
     return await anext(stream)
+
+
+async def work(task: Callable[[], T]) -> T:
+    """Do hard work beside the running event loop, which goes on meanwhile.
+
+    The threads are the library's own and one fewer than the processor's cores: forward passes neither take the core
+    that the event loop runs on nor keep the loop's own threads from looking up names.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_pool(), task)
+
+
+def _pool() -> ThreadPoolExecutor:
+    with _lock:
+        if os.getpid() not in _workers:
+            _workers[os.getpid()] = ThreadPoolExecutor(max(1, _cores() - 1), thread_name_prefix="torouter")
+        return _workers[os.getpid()]
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
+from torouter.background import work
 from torouter.dispatch import AnswerFacts, Dispatcher, DispatchHook, DispatchSettings, Served, ServedStream, Target
 from torouter.errors import ConfigurationError, DeadlineExceededError, ExpertError, NoExpertLeftError
 from torouter.experts import Expert, ExpertPool
@@ -27,6 +28,9 @@ from torouter.tgi import ServerInfo, TGIClient, Timeouts, client_for
 
 M = TypeVar("M")
 T = TypeVar("T")
+
+_QUICK_CHARACTERS = 4096
+"""Longest text that a quick router scores on the event loop: to hand one over takes about as long as to score it."""
 
 Experts = ExpertPool | str | os.PathLike[str] | Sequence[Expert] | Mapping[str, Any]
 """What `ExpertPool` takes; as values of a mapping, an adapter takes its framework's models too."""
@@ -118,7 +122,7 @@ class RoutedExperts:
 
     async def aprime(self, texts: Sequence[str]) -> None:
         """The same as `prime`, off the event loop."""
-        await asyncio.to_thread(self.prime, texts)
+        await work(partial(self.prime, texts))
 
     def decide(self, query: RouteQuery) -> RouteDecision:
         """Rank the experts for one query.
@@ -133,13 +137,15 @@ class RoutedExperts:
         return self._decided(query, self._scores.scores([query.text])[0], started)
 
     async def adecide(self, query: RouteQuery) -> RouteDecision:
-        """The same as `decide`; counting and the forward pass run in a worker thread, never on the event loop."""
+        """The same as `decide`; counting and a forward pass run in a worker thread, never on the event loop."""
         started = time.perf_counter()
         if doubtful := threatened(self.experts.values(), query.inputs, query.needs):
-            query = await asyncio.to_thread(self._counted, query, doubtful)
+            query = await work(partial(self._counted, query, doubtful))
         row = self._scores.known(query.text)
         if row is None:
-            row = (await asyncio.to_thread(self._scores.scores, [query.text]))[0]
+            score = partial(self._scores.scores, [query.text])
+            quick = self.router.quick and len(query.text) <= _QUICK_CHARACTERS
+            row = (score() if quick else await work(score))[0]
         return self._decided(query, row, started)
 
     def input_tokens(self, texts: Iterable[str]) -> int | None:

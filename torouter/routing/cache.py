@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from torouter.routing.router import Router
 
 Row = NDArray[np.float32]
+
+_LONG = 1024
+"""Characters from which on a text is remembered by its hash."""
 
 
 class ScoreCache:
@@ -26,15 +30,16 @@ class ScoreCache:
     def __init__(self, router: Router, size: int = 1024) -> None:
         self._router = router
         self._size = size
-        self._rows: OrderedDict[str, Row] = OrderedDict()
+        self._rows: OrderedDict[str | bytes, Row] = OrderedDict()
         self._lock = threading.Lock()
 
     def known(self, text: str) -> Row | None:
         """The scores of `text`, shape (k experts,), None where it has to be scored."""
+        key = _key(text)
         with self._lock:
-            row = self._rows.get(text)
+            row = self._rows.get(key)
             if row is not None:
-                self._rows.move_to_end(text)
+                self._rows.move_to_end(key)
             return row
 
     def scores(self, texts: Sequence[str]) -> list[Row]:
@@ -42,10 +47,18 @@ class ScoreCache:
         rows = {text: self.known(text) for text in texts}
         missing = [text for text, row in rows.items() if row is None]
         if missing:
-            fresh = dict(zip(missing, self._router.scores(missing), strict=True))
+            # Copies: a row of the pass's own array would keep all of it.
+            fresh = {text: row.copy() for text, row in zip(missing, self._router.scores(missing), strict=True)}
             with self._lock:
-                self._rows.update(fresh)
+                self._rows.update((_key(text), row) for text, row in fresh.items())
                 while len(self._rows) > max(self._size, len(rows)):
                     self._rows.popitem(last=False)
             rows.update(fresh)
         return [row for text in texts if (row := rows[text]) is not None]
+
+
+def _key(text: str) -> str | bytes:
+    """What stands for a text: itself, or its hash where it is long, so that the size in bytes is bounded too."""
+    if len(text) <= _LONG:
+        return text
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
