@@ -1,0 +1,214 @@
+"""What a fresh process pays for routing: seconds until the first decision, memory, and the size of an install.
+
+    python -m benchmarks.start                # torouter
+    python -m benchmarks.start --peers        # and ChatOpenAI, semantic-router and sentence-transformers
+    python -m benchmarks.start --install      # and the size of each extra, each in a new environment: takes minutes
+
+Every figure is of a new process that runs a few lines as a user would write them; the clock runs from before the
+process is started until it says that it is done. torouter too has an environment of its own, with both frameworks and
+without torch. A first run, which is not counted, compiles the bytecode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from benchmarks.contenders import ROOT, Contender, installed
+from benchmarks.decision import PEERS
+from benchmarks.decision_routers import prepare
+from benchmarks.decision_worker import TOPICS
+from benchmarks.timing import Figures, medians, ratio, table, write
+from torouter.pipeline.encoders import encoder_path
+from torouter.pipeline.recipe import RouterKind
+
+BASE, TARGET_SECONDS = "RoutedChatModel, BertRouter: first decision", 2.5
+EXTRAS = ("", "langchain", "llamaindex", "otel", "search", "train", "demo", "text-generation")
+CHAT_OPENAI = Contender("ChatOpenAI", "", ("langchain-openai==1.7.3",))
+SAY_RSS = (
+    "\nimport resource\nprint(int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize(), flush=True)"
+)
+QUERY = "Write a function that reverses a list."
+
+
+@dataclass(frozen=True)
+class Program:
+    """A few lines of Python, and who runs them."""
+
+    name: str
+    code: str
+    python: str
+
+    def run(self) -> tuple[float, float]:
+        """Seconds from before its start until it has done its lines, and MiB of resident memory then.
+
+        Raises:
+            SystemExit: It has failed.
+        """
+        with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as elsewhere:
+            began = time.perf_counter()
+            command = (self.python, "-c", self.code + SAY_RSS)
+            environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+            with subprocess.Popen(
+                command, cwd=elsewhere, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+            ) as child:
+                assert child.stdout is not None
+                line = child.stdout.readline()
+                seconds = time.perf_counter() - began
+            if child.returncode:
+                log.seek(0)
+                raise SystemExit(f"{self.name} has failed:\n{log.read()[-3000:]}")
+            return seconds, int(line) / 2**20
+
+
+def ours(python: str, routers: dict[str, Path]) -> Iterator[Program]:
+    """Imports alone, then everything up to a decision; `routers` by their name in the table."""
+    yield Program("python", "", python)
+    for module in ("torouter", "langchain_torouter", "llamaindex_torouter"):
+        yield Program(f"import {module}", f"import {module}", python)
+    experts = {name: f"http://127.0.0.1:{8080 + number}" for number, name in enumerate(TOPICS)}
+    for name, directory in routers.items():
+        scores = f"from torouter import AutoRouter\nAutoRouter.from_pretrained({str(directory)!r}).scores([{QUERY!r}])"
+        yield Program(f"AutoRouter, {name}: first scores", scores, python)
+        lines = (
+            "from langchain_torouter import RoutedChatModel",
+            f"model = RoutedChatModel(router={str(directory)!r}, experts={experts!r})",
+            f"model.route({QUERY!r})",
+        )
+        yield Program(f"RoutedChatModel, {name}: first decision", "\n".join(lines), python)
+
+
+def peers(encoder: Path) -> Iterator[Program]:
+    """What others need until the same moment; ChatOpenAI, which decides nothing, until it is constructed."""
+    lines = (
+        "from langchain_openai import ChatOpenAI",
+        "ChatOpenAI(model='tgi', base_url='http://127.0.0.1:8080/v1', api_key='none')",
+    )
+    yield Program("ChatOpenAI: constructed", "\n".join(lines), CHAT_OPENAI.interpreter())
+    python = {peer.name: peer.interpreter() for peer in PEERS}
+    lines = (
+        "from sentence_transformers import SentenceTransformer",
+        f"SentenceTransformer({str(encoder)!r}, device='cpu').encode({QUERY!r})",
+    )
+    name = "sentence-transformers"
+    yield Program("sentence-transformers: first embedding", "\n".join(lines), python[name])
+    lines = (
+        "from semantic_router import IndexedRouter, Route",
+        "from semantic_router.encoders import HuggingFaceEncoder",
+        f"routes = [Route(name=name, utterances=list(said)) for name, said in {dict(TOPICS)!r}.items()]",
+        f"IndexedRouter(HuggingFaceEncoder(name={str(encoder)!r}), routes)({QUERY!r})",
+    )
+    yield Program("semantic-router: first decision", "\n".join(lines), python["semantic-router"])
+
+
+def measured(programs: Sequence[Program], repeats: int) -> Figures:
+    """Seconds and MiB of each program, all of them in turns."""
+    found: Figures = {measure: {program.name: [] for program in programs} for measure in ("seconds", "MiB")}
+    for program in programs:
+        program.run()
+    for repeat in range(repeats):
+        for program in (*programs[repeat % len(programs) :], *programs[: repeat % len(programs)]):
+            for measure, value in zip(("seconds", "MiB"), program.run(), strict=True):
+                found[measure][program.name].append(value)
+        print(f"repeat {repeat + 1} of {repeats}", file=sys.stderr, flush=True)
+    return found
+
+
+def size(python: str) -> tuple[float, int]:
+    """MB of an environment's packages and their number, without pip and setuptools, which each environment has."""
+    (packages,) = Path(python).parents[1].glob("lib/python*/site-packages")
+    kept = [entry for entry in packages.iterdir() if not entry.name.startswith(("pip", "setuptools", "pkg_resources"))]
+    files = [file for entry in kept for file in (entry.rglob("*") if entry.is_dir() else (entry,))]
+    total = sum(file.lstat().st_size for file in files if not file.is_dir())
+    return total / 1e6, sum(entry.name.endswith(".dist-info") for entry in kept)
+
+
+def sizes(extras: Sequence[str], with_peers: bool) -> dict[str, tuple[float, int]]:
+    """The size of torouter with each extra, freshly installed, and of the peers' environments."""
+    found = {}
+    for extra in extras:
+        wanted = f"{ROOT}[{extra}]" if extra else str(ROOT)
+        constraints = "constraints-text-generation.txt" if extra == "text-generation" else "constraints.txt"
+        with tempfile.TemporaryDirectory() as directory:
+            python = installed(Path(directory) / "new", "--constraint", str(ROOT / constraints), wanted)
+            found[f"torouter[{extra}]" if extra else "torouter"] = size(python)
+    for contender in (CHAT_OPENAI, *PEERS) if with_peers else ():
+        found[" ".join(contender.requirements)] = size(contender.interpreter())
+    return found
+
+
+def page(figures: Figures, found_sizes: dict[str, tuple[float, int]], command: str) -> str:
+    """The Markdown page."""
+    found = medians(figures)
+    seconds, memory = found["seconds"], found["MiB"]
+    rows = [
+        (name, f"{seconds[name]:.3f}", f"{ratio(figures, 'seconds', name, BASE):.2f}", f"{memory[name]:.0f}")
+        for name in seconds
+    ]
+    verdict = "met" if seconds[BASE] <= TARGET_SECONDS else "missed"
+    parts = [
+        f"`{command}`",
+        table(("new process", "seconds", f"by {BASE}", "MiB"), rows),
+        f"Target, {BASE} within {TARGET_SECONDS} s: {seconds[BASE]:.2f} s, {verdict}",
+    ]
+    if found_sizes:
+        rows = [(name, f"{megabytes:.0f}", f"{count}") for name, (megabytes, count) in found_sizes.items()]
+        parts.append(table(("install", "MB", "packages"), rows))
+    return "\n\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the programs in turns and write `start.json` and `start.md`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.start", description=str(__doc__).split("\n")[0])
+    parser.add_argument("--peers", action="store_true", help="measure the peers too, in environments of their own")
+    parser.add_argument("--install", action="store_true", help="measure the size of each extra's install")
+    parser.add_argument("--extras", nargs="*", default=EXTRAS, metavar="EXTRA", help="the extras that --install takes")
+    parser.add_argument("--here", action="store_true", help="run torouter in the environment of this command")
+    parser.add_argument("--repeats", type=int, default=9, help="turns of all programs")
+    parser.add_argument("--encoder", metavar="DIR", help="default: all-MiniLM-L6-v2 of its package")
+    parser.add_argument(
+        "--routers",
+        type=Path,
+        default=ROOT / "build" / "routers",
+        metavar="DIR",
+        help="checkpoints in folders named bert and fast, over the experts of benchmarks.decision_worker; missing "
+        "ones are trained",
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "reports", metavar="DIR", help="where the figures go")
+    options = parser.parse_args(argv)
+
+    encoder = Path(encoder_path(options.encoder)).resolve()
+    python = sys.executable
+    if not options.here:
+        wanted = ("--constraint", str(ROOT / "constraints.txt"), "--editable", f"{ROOT}[langchain,llamaindex]")
+        python = installed(Path(sys.prefix) / "peers" / "torouter", *wanted)
+    routers = {
+        name: prepare(kind, options.routers.resolve(), encoder)
+        for name, kind in (("BertRouter", "bert"), ("FastRouter", "fast"))
+        if kind == "bert" or "fast" in get_args(RouterKind)
+    }
+    programs = [*ours(python, routers), *(peers(encoder) if options.peers else ())]
+    figures = measured(programs, options.repeats)
+    found = sizes(options.extras, options.peers) if options.install else {}
+    command = shlex.join(("python", "-m", "benchmarks.start", *(sys.argv[1:] if argv is None else argv)))
+    result: dict[str, Any] = {
+        "unit": {"seconds": "s", "MiB": "MiB", "sizes": "MB and number of packages"},
+        "medians": medians(figures),
+        "repeats": figures,
+        "target": {"name": BASE, "seconds": TARGET_SECONDS},
+        "sizes": found,
+    }
+    write(options.out, "start", result, page(figures, found, command))
+
+
+if __name__ == "__main__":
+    main()
