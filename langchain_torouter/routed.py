@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Self
@@ -330,11 +330,14 @@ class RoutedChatModel(ExpertChatModel):
         config: RunnableConfig | list[RunnableConfig] | None,
         kwargs: Mapping[str, Any],
     ) -> list[str]:
+        """What the router will read of a batch; of an input that fails here nothing, as its own call tells of it."""
         configs = get_config_list(config, len(inputs)) if inputs else []
-        return [
-            self._text(self._convert_input(one).to_messages(), its_config.get("configurable", {}), kwargs)
-            for one, its_config in zip(inputs, configs, strict=True)
-        ]
+        texts = []
+        for one, its_config in zip(inputs, configs, strict=True):
+            with suppress(Exception):
+                messages = self._convert_input(one).to_messages()
+                texts.append(self._text(messages, its_config.get("configurable", {}), kwargs))
+        return texts
 
     # --- answering ---
 

@@ -158,6 +158,18 @@ def test_one_failing_prompt_of_a_batch_does_not_lose_the_others(world: World) ->
     assert isinstance(answers[1], ModelInvalidRequestError)
 
 
+def test_one_prompt_of_a_batch_that_can_not_be_read_does_not_lose_the_others(world: World) -> None:
+    def text(messages: Sequence[BaseMessage]) -> str:
+        return {"one": "ask code"}[messages[-1].text]
+
+    model = world.model.model_copy(update={"routing_text": text})
+    answers = model.batch(["one", "two"], return_exceptions=True)
+    assert answers[0].response_metadata["routing"]["expert"] == "code"
+    assert isinstance(answers[1], KeyError)
+    with pytest.raises(KeyError, match="two"):
+        model.batch(["one", "two"])
+
+
 def test_the_last_human_turn_is_routed_so_a_tool_loop_stays_with_its_expert(world: World) -> None:
     turns: list[BaseMessage] = [
         SystemMessage("ask code"),
