@@ -206,6 +206,17 @@ def test_the_standard_split_is_the_first_fifth_of_the_seeds_permutation():
     assert len(train) == 19
 
 
+def test_a_part_of_a_split_is_the_table_of_its_rows():
+    frame = tiny.frame(60)
+    frame.attrs["answers_of"] = "somebody"
+    for part in OutcomeTable(frame).split("standard:1"):
+        again = OutcomeTable(frame[frame["query_id"].isin(part.query_ids)])
+        assert len(part) == len(again) == len(set(part.query_ids))
+        assert part.frame.equals(again.frame)
+        assert part.frame.attrs == frame.attrs
+        assert (part.data_hash, part.experts) == (again.data_hash, again.experts)
+
+
 @pytest.mark.parametrize("spec", ["standard", "standard:", "standard:-1", "random:0", "standard:x"])
 def test_an_unknown_split_is_refused(spec):
     with pytest.raises(OutcomeTableError, match="standard:SEED"):

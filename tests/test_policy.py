@@ -377,6 +377,12 @@ def test_a_token_estimate_is_near_and_rather_too_low(text: str, tokens: int) -> 
     assert 0.7 * tokens <= estimate_tokens(text) + 1 <= 1.1 * tokens + 1
 
 
+def test_the_estimate_of_a_huge_text_looks_at_all_of_it_and_at_no_more_than_a_part() -> None:
+    words, digits = "a plain sentence of words. " * 20_000, "3.14159265 " * 20_000
+    whole = sum(estimate_tokens(text[i : i + 30_000]) for text in (words, digits) for i in range(0, len(text), 30_000))
+    assert estimate_tokens(words + digits) == pytest.approx(whole, rel=0.05)
+
+
 # Calibration
 
 NAMES = ("small", "code", "large")

@@ -38,10 +38,10 @@ class EncodedRouter(Router):
         """As `scores`, from the encoder's vectors."""
 
     @abc.abstractmethod
-    def _head_content(self) -> Iterator[bytes]:
+    def _head_content(self) -> Iterator[bytes | memoryview]:
         """The head's bytes."""
 
-    def _content(self) -> Iterator[bytes]:
+    def _content(self) -> Iterator[bytes | memoryview]:
         yield from self._encoder.content()
         yield from self._head_content()
 

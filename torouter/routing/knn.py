@@ -6,7 +6,7 @@ With k = 1 it is the paper's 1NN-Router, whose one neighbour's outcomes rank the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -34,6 +34,8 @@ class Memory:
     experts: tuple[str, ...]
     search: Search
     scores: NDArray[np.float32]
+    overall: NDArray[np.float32] = field(init=False)
+    """Mean of each expert over all queries."""
 
     def __post_init__(self) -> None:
         if not len(self.scores) or self.scores.shape != (len(self.search.vectors), len(self.experts)):
@@ -42,6 +44,9 @@ class Memory:
                 f"{len(self.experts)} experts"
             )
             raise CheckpointError(msg)
+        object.__setattr__(
+            self, "overall", self.scores.mean(axis=0)
+        )  # of a million rows that is no work for a decision
 
     def means(self, queries: NDArray[np.float32], neighbours: int, *, by_distance: bool) -> NDArray[np.float32]:
         """Mean outcome of each query's neighbours: shape (n, number of experts)."""
@@ -51,7 +56,7 @@ class Memory:
             weights = np.exp((near - near.max(axis=1, keepdims=True)) / np.float32(_WIDTH))
         weights /= weights.sum(axis=1, keepdims=True)
         means = np.einsum("nk,nke->ne", weights, self.scores[nearest])
-        found: NDArray[np.float32] = (1 - _PRIOR) * means + np.float32(_PRIOR) * self.scores.mean(axis=0)
+        found: NDArray[np.float32] = (1 - _PRIOR) * means + np.float32(_PRIOR) * self.overall
         return found
 
 
@@ -106,11 +111,11 @@ class KNNRouter(EmbeddingRouter):
                 memories.append(replace(memory, experts=names, scores=memory.scores[:, left]))
         return type(self)(config, self._encoder, tuple(memories), self._source)
 
-    def _head_content(self) -> Iterator[bytes]:
+    def _head_content(self) -> Iterator[bytes | memoryview]:
         for memory in self._memories:
             yield "\0".join(memory.experts).encode()
-            yield memory.search.vectors.tobytes()
-            yield memory.scores.tobytes()
+            for array in (memory.search.vectors, memory.scores):
+                yield np.ascontiguousarray(array).reshape(-1).data  # no copy: it may be gigabytes
 
     def write_head(self, directory: Path) -> None:
         named = {}

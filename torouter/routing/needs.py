@@ -19,6 +19,8 @@ ASSUMED_OUTPUT_TOKENS = 250
 """Length of an answer while nobody has observed one."""
 _COUNTED_OUTPUT_TOKENS = 1024
 """All that TGI's check of the window counts of `max_tokens`. A server that counts more says so: one refusal."""
+_SAMPLE, _SLICES = 32_000, 32
+"""Characters of a long text that are counted, and in how many slices."""
 
 _PIECE = re.compile(
     r"[a-zA-Z]{1,10}"  # a word
@@ -34,9 +36,14 @@ def estimate_tokens(text: str) -> int:
     Counts words, groups of digits and signs, less 13 %. Against cl100k's counts for 16 data sets (questions in several
     languages, code, formulas, answers) the sums come out between 28 % too low and 1 % too high. The low side is meant:
     an input held to be too short costs one refusal, after which a larger window is asked; one held to be too long would
-    not be tried at all. Takes 0.1 ms for 1,000 characters at most.
+    not be tried at all. Takes 0.1 ms for 1,000 characters at most, and of a text of more than 32,000 no more than for
+    these: they are taken from all over it.
     """
-    return int(0.87 * len(_PIECE.findall(text)))
+    if len(text) <= _SAMPLE:
+        return int(0.87 * len(_PIECE.findall(text)))
+    step, piece = len(text) / _SLICES, _SAMPLE // _SLICES
+    slices = (text[int(number * step) : int(number * step) + piece] for number in range(_SLICES))
+    return int(0.87 * sum(len(_PIECE.findall(part)) for part in slices) * len(text) / _SAMPLE)
 
 
 @dataclass(frozen=True, slots=True)
