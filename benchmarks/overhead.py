@@ -20,9 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.contenders import Asked, Contender, Worker, process, started, told
-from benchmarks.prepared_routers import prepared
+from benchmarks.contenders import ROOT, Asked, Contender, Worker, process, started, told
+from benchmarks.decision_routers import prepare
 from benchmarks.timing import Figures, in_turns, medians, ratio, table, write
+from torouter.pipeline.encoders import encoder_path
 
 T = TypeVar("T")
 
@@ -155,7 +156,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--routers", nargs="+", default=["fast", "bert"], choices=ROUTERS, help="of our contenders")
     add("--bert", type=Path, metavar="DIR", help="checkpoint of a BertRouter")
     add("--fast", type=Path, metavar="DIR", help="checkpoint of a fast router")
-    add("--cache", type=Path, default=Path("build/routers"), help="where routers are trained into that are not given")
+    add(
+        "--cache",
+        type=Path,
+        default=ROOT / "build" / "routers",
+        help="where others are, trained on first use",
+    )
     add("--out", type=Path, default=Path("build/benchmarks"), help="where overhead.json and overhead.md go")
     add(
         "--profile",
@@ -189,8 +195,8 @@ def _with_router(contender: Contender, options: argparse.Namespace) -> Contender
     if contender.module != OURS or contender.arguments[1] in ("none", "words"):
         return contender
     framework, kind = contender.arguments
-    directory = (getattr(options, kind) or prepared(kind, options.cache)).resolve()
-    return replace(contender, arguments=(framework, f"{directory}{'@int8' * (kind == 'bert')}"))
+    directory = getattr(options, kind) or prepare(kind, options.cache.resolve(), Path(encoder_path(None)).resolve())
+    return replace(contender, arguments=(framework, f"{directory.resolve()}{'@int8' * (kind == 'bert')}"))
 
 
 if __name__ == "__main__":

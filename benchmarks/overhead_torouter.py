@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from benchmarks.decision_worker import TOPICS
 from benchmarks.overhead_load import MAX_TOKENS, Client, work
-from benchmarks.prepared_routers import EXPERTS
 from torouter.dispatch import DispatchSettings
 from torouter.routing.router import AutoRouter, Router
 
@@ -79,7 +79,7 @@ def routed(name: str, url: str) -> dict[str, Any]:
     if name == "words":
         from tests.word_router import WordRouter
 
-        router: Router = WordRouter.named(dict.fromkeys(EXPERTS, 0.5))
+        router: Router = WordRouter.named(dict.fromkeys(TOPICS, 0.5))
     else:
         directory, _, precision = name.partition("@")
         router = AutoRouter.from_pretrained(directory, precision=precision or None)

@@ -12,9 +12,8 @@ import pytest
 
 from benchmarks import overhead
 from benchmarks.contenders import process, told
-from benchmarks.overhead_load import check
+from benchmarks.overhead_load import check, query
 from benchmarks.overhead_server import TEXT, TOKENS, USAGE
-from benchmarks.prepared_routers import EXPERTS, TOPICS, query
 from torouter.chat import ChatRequest
 from torouter.experts import Expert
 from torouter.tgi import TGIClient
@@ -62,11 +61,8 @@ def test_a_wrong_answer_is_not_measured() -> None:
             check(pieces, at_least)
 
 
-def test_no_query_comes_twice_and_each_expert_has_its_own() -> None:
-    queries = [query(number) for number in range(2000)]
-    assert len(set(queries)) == 2000
-    for number, text in enumerate(queries[: len(EXPERTS)]):
-        assert set(text.split()) & set(TOPICS[EXPERTS[number]].split())
+def test_no_query_comes_twice() -> None:
+    assert len({query(number) for number in range(2000)}) == 2000
 
 
 def test_our_contenders_are_measured_in_every_case(tmp_path: Path) -> None:
