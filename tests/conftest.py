@@ -56,3 +56,10 @@ def mlp_directory(tiny_embedding: Path, tmp_path_factory: pytest.TempPathFactory
 def knn_directory(tiny_embedding: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint of a KNNRouter."""
     return tiny.trained(tiny.recipe(tiny_embedding, router="knn"), tmp_path_factory.mktemp("knn"))
+
+
+@pytest.fixture(scope="session")
+def fast_directory(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a FastRouter that learnt from the outcomes alone."""
+    how = tiny.recipe(tiny_encoder, router="fast", learning_rate=None, head_learning_rate=None)
+    return tiny.trained(how, tmp_path_factory.mktemp("fast"))

@@ -29,8 +29,8 @@ from torouter.routing.knn import Memory
 from torouter.routing.matrix import OutcomeMatrix
 from torouter.routing.search import Search
 
-KINDS = ("bert", "soft", "mlp", "knn", "random", "best-single", "oracle")
-TRAINED = ("bert", "soft", "mlp", "knn")
+KINDS = ("bert", "soft", "mlp", "knn", "fast", "random", "best-single", "oracle")
+TRAINED = ("bert", "soft", "mlp", "knn", "fast")
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_the_domains_own_expert_is_scored_highest(router):
     assert [router.experts[i] for i in router.scores(tiny.QUERIES).argmax(axis=1)] == list(tiny.EXPERTS)
 
 
-@pytest.mark.parametrize("router", ["bert", "mlp", "knn"], indirect=True)
+@pytest.mark.parametrize("router", ["bert", "mlp", "knn", "fast"], indirect=True)
 def test_adding_needs_the_new_experts_outcomes_alone(router, outcomes):
     added = router.remove_expert("math").add_expert("math", outcomes.of(("math",)))
 
@@ -156,8 +156,9 @@ def test_adding_to_a_softmax_needs_all_experts_outcomes(router, outcomes):
 
 
 @trained_kinds
-def test_scores_do_not_depend_on_the_rest_of_the_batch(router, outcomes):
-    full = type(router).from_pretrained(router._source, precision="fp32")
+def test_scores_do_not_depend_on_the_rest_of_the_batch(router, outcomes, tmp_path):
+    router.save_pretrained(tmp_path / "router")
+    full = type(router).from_pretrained(tmp_path / "router", precision=router.precisions[0])
     texts = [*outcomes.queries[:40], "please " + "python " * 200]
 
     alone = np.concatenate([full.scores([text]) for text in texts])

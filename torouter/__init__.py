@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torouter.routing.baselines import BestSingleRouter, OracleRouter, RandomRouter
     from torouter.routing.bert import BertRouter
     from torouter.routing.decision import RouteDecision
+    from torouter.routing.fast import FastRouter
     from torouter.routing.knn import KNNRouter
     from torouter.routing.mlp import MLPRouter
     from torouter.routing.policy import RoutingPolicy
@@ -23,6 +24,7 @@ _HOME = {
     "BestSingleRouter": "torouter.routing.baselines",
     "Expert": "torouter.experts",
     "ExpertPool": "torouter.experts",
+    "FastRouter": "torouter.routing.fast",
     "KNNRouter": "torouter.routing.knn",
     "MLPRouter": "torouter.routing.mlp",
     "OracleRouter": "torouter.routing.baselines",
@@ -39,6 +41,7 @@ __all__ = [
     "BestSingleRouter",
     "Expert",
     "ExpertPool",
+    "FastRouter",
     "KNNRouter",
     "MLPRouter",
     "OracleRouter",

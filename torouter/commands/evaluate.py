@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--leave-one-out",
         action="append",
         default=[],
-        choices=("bert", "mlp", "knn"),
+        choices=("bert", "mlp", "knn", "fast"),
         help="train a router of this kind on all data sets but one and judge it on that one, for each",
     )
     add(

@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--experts", metavar="YAML", help="a pool whose prices and windows the checkpoint shall remember")
     recipe = parser.add_argument_group("recipe", argument_default=argparse.SUPPRESS)
     add = recipe.add_argument
-    add("--router", choices=("bert", "mlp", "knn"), help="default: bert")
+    add("--router", choices=("bert", "mlp", "knn", "fast"), help="default: bert")
     add("--objective", choices=("soft", "bce"), help="the paper's soft labels, or each expert's own score (default)")
     add("--label-form", choices=("multiply", "divide", "hard"), help="soft labels: softmax(T*s), softmax(s/T), or best")
     add("--temperature", type=float, metavar="T", help="of the soft labels; default: 10")
@@ -36,11 +36,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of a BERT layer's learning rate that the one below gets",
     )
-    add("--head-learning-rate", type=float, help="of the BERT's last linear layer")
+    add("--head-learning-rate", type=float, help="of the BERT's last linear layer, of the fast router's layers")
     add("--batch-size", type=int)
     add("--patience", type=int, metavar="EPOCHS", help="without a gain after which training stops")
     add("--frozen-layers", type=int, metavar="N", help="lower layers of the BERT that are not trained")
-    add("--hidden", type=int, metavar="UNITS", help="of the MLP")
+    add("--hidden", type=int, metavar="UNITS", help="of the MLP and the fast router")
+    add("--teacher", metavar="DIR", help="directory or Hub id of a router whose scores the fast router learns")
+    add("--teacher-share", type=float, metavar="SHARE", help="of the teacher's scores beside the outcomes")
     add("--neighbours", type=int, metavar="K", help="of the KNN; 1 is the paper's")
     add("--weights", choices=("uniform", "distance"), help="of the KNN's neighbours")
     add("--resume", action="store_true", help="go on with a run that was stopped")

@@ -88,7 +88,6 @@ def write_embedding(encoder: str | None, directory: Path, *, max_length: int = 0
             shutil.copyfile(source / name, directory / name)
         return
     import torch
-    from transformers import AutoModel
 
     class MeanPooled(torch.nn.Module):
         def __init__(self, model: torch.nn.Module) -> None:
@@ -101,16 +100,29 @@ def write_embedding(encoder: str | None, directory: Path, *, max_length: int = 0
             return torch.nn.functional.normalize((states * seen).sum(1) / seen.sum(1), dim=-1)
 
     write_tokenizer(str(source), directory)
-    try:
-        with quiet():
-            model = AutoModel.from_pretrained(
-                str(source), dtype=torch.float32, trust_remote_code=False, attn_implementation=graphs.ATTENTION
-            )
-    except Exception as error:  # whatever a damaged directory makes transformers raise
-        raise ConfigurationError(f"encoder {str(source)!r} can't be loaded: {error}") from error
+    model = loaded(str(source))
     check_length(model.config, max_length)
     graphs.export(MeanPooled(model), directory / GRAPHS["fp32"], output=FEATURES)
     graphs.quantise(directory / GRAPHS["fp32"], directory / GRAPHS["int8"])
+
+
+def loaded(source: str) -> Any:
+    """The encoder as a torch module.
+
+    Raises:
+        ConfigurationError: It can't be loaded.
+    """
+    import torch
+    from transformers import AutoModel
+
+    try:
+        with quiet():
+            model = AutoModel.from_pretrained(
+                source, dtype=torch.float32, trust_remote_code=False, attn_implementation=graphs.ATTENTION
+            )
+    except Exception as error:  # whatever a damaged directory makes transformers raise
+        raise ConfigurationError(f"encoder {source!r} can't be loaded: {error}") from error
+    return model.eval()
 
 
 def write_tokenizer(source: str, directory: Path) -> None:

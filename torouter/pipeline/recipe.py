@@ -11,7 +11,7 @@ from typing import Literal
 from torouter.errors import ConfigurationError
 from torouter.routing.config import LabelForm
 
-RouterKind = Literal["bert", "mlp", "knn"]
+RouterKind = Literal["bert", "mlp", "knn", "fast"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +46,20 @@ class Recipe:
     layer_decay: float = 0.8
     """Each layer of the BERT learns with this share of the learning rate of the layer above it."""
     head_learning_rate: float | None = None
-    """Of the BERT's last linear layer, which starts as ridge regression; None is its default."""
+    """Of the BERT's last linear layer, which starts as ridge regression, and of the fast router's layers behind its
+    token vectors; None is the kind's own default."""
     batch_size: int | None = None
     patience: int = 2
     """Epochs without a gain after which the BERT's training stops."""
     frozen_layers: int = 0
     """Lower layers of the BERT that stay as they are, with its embeddings; 0 trains all, as the paper does."""
     hidden: int = 256
-    """Hidden units of the MLP."""
+    """Hidden units of the MLP and of the fast router."""
+    teacher: str | None = None
+    """Directory or Hub id of a trained router of these experts, whose scores a fast router learns; None learns from the
+    outcomes alone."""
+    teacher_share: float = 0.8
+    """Share of the teacher's scores in what is learnt; the rest is learnt from the outcomes."""
     neighbours: int = 100
     """k of the KNNRouter; 1 is the paper's 1NN-Router."""
     weights: Literal["uniform", "distance"] = "distance"
@@ -64,7 +70,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         checks: tuple[tuple[str, bool, str], ...] = (
-            ("router", self.router in ("bert", "mlp", "knn"), "use bert, mlp or knn"),
+            ("router", self.router in ("bert", "mlp", "knn", "fast"), "use bert, mlp, knn or fast"),
             ("objective", self.objective in ("soft", "bce"), "use soft or bce"),
             ("own_share", 0 < self.own_share <= 1, "give a share above 0, at most 1"),
             ("seed", 0 <= self.seed < 2**32, "give a whole number from 0"),
@@ -82,6 +88,8 @@ class Recipe:
             ("patience", self.patience > 0, "give at least 1"),
             ("frozen_layers", self.frozen_layers >= 0, "give 0 or more"),
             ("hidden", self.hidden > 0, "give at least 1"),
+            ("teacher", self.teacher is None or self.router == "fast", "only router='fast' learns from another one"),
+            ("teacher_share", 0 <= self.teacher_share <= 1, "give a share from 0 to 1"),
             ("neighbours", self.neighbours > 0, "give at least 1"),
             ("weights", self.weights in ("uniform", "distance"), "use uniform or distance"),
         )

@@ -16,7 +16,7 @@ from torouter.pipeline.outcomes import OutcomeTable
 from torouter.pipeline.recipe import Recipe
 from torouter.routing import checkpoint
 from torouter.routing.card import model_card
-from torouter.routing.config import RouterConfig, Serving
+from torouter.routing.config import Precision, RouterConfig, Serving
 from torouter.routing.encoded import EncodedRouter
 from torouter.routing.matrix import OutcomeMatrix
 from torouter.routing.router import AutoRouter, kind_named
@@ -50,7 +50,7 @@ def train(
         CheckpointError: `out` holds something else.
     """
     require_torch()
-    from torouter.pipeline import training_bert, training_heads
+    from torouter.pipeline import training_bert, training_fast, training_heads
 
     directory = Path(out)
     checkpoint.check_replaceable(directory)
@@ -64,8 +64,9 @@ def train(
                 _finish(fresh, run.write(fresh), held.outcomes)
         run.close()
     else:
+        write = training_fast.write if recipe.router == "fast" else training_heads.write
         with checkpoint.replacing(directory) as fresh:
-            _finish(fresh, training_heads.write(fresh, config, recipe, learnt, held), held.outcomes)
+            _finish(fresh, write(fresh, config, recipe, learnt, held), held.outcomes)
     router = AutoRouter.from_pretrained(directory)
     assert isinstance(router, EncodedRouter)
     return router
@@ -107,21 +108,23 @@ def _finish(directory: Path, config: RouterConfig, held: OutcomeMatrix) -> None:
     """Pick the served precision and write what describes the checkpoint."""
     kind = kind_named(config.kind)
     assert issubclass(kind, EncodedRouter)
-    full = kind.read_files(directory, config, Serving(precision="fp32")).scores(held.queries)
-    small = kind.read_files(directory, config, Serving(precision="int8")).scores(held.queries)
+    scores = [kind.read_files(directory, config, Serving(precision=p)).scores(held.queries) for p in kind.precisions]
+    served, record = _int8_gate(scores[0], scores[1], held) if len(scores) > 1 else (kind.precisions[0], {})
+    judged = {
+        "validation_quality": round(routed_quality(scores[0], held), 5),
+        "validation_best_single": round(float(held.scores.mean(axis=0).max()), 5),
+    }
+    config = replace(config, precision=served, training={**config.training, **judged, **record})
+    (directory / checkpoint.CONFIG).write_text(config.to_json(), encoding="utf-8")
+    (directory / checkpoint.CARD).write_text(model_card(config), encoding="utf-8")
+
+
+def _int8_gate(full: np.ndarray, small: np.ndarray, held: OutcomeMatrix) -> tuple[Precision, dict[str, float]]:
+    """The precision to serve, and what is recorded of it, from the scores of fp32 and int8."""
     same = float((full.argmax(axis=1) == small.argmax(axis=1)).mean())
     loss = routed_quality(full, held) - routed_quality(small, held)
     safe = same >= SAME_CHOICE and loss <= QUALITY_LOSS
     if not safe:
         message = "int8 makes %.1f %% of fp32's choices and loses %.2f points of quality: fp32 is served"
         logger.warning(message, 100 * same, 100 * loss)
-    record = {
-        **config.training,
-        "validation_quality": round(routed_quality(full, held), 5),
-        "validation_best_single": round(float(held.scores.mean(axis=0).max()), 5),
-        "int8_same_choice": round(same, 5),
-        "int8_quality_loss": round(loss, 5),
-    }
-    config = replace(config, precision="int8" if safe else "fp32", training=record)
-    (directory / checkpoint.CONFIG).write_text(config.to_json(), encoding="utf-8")
-    (directory / checkpoint.CARD).write_text(model_card(config), encoding="utf-8")
+    return "int8" if safe else "fp32", {"int8_same_choice": round(same, 5), "int8_quality_loss": round(loss, 5)}

@@ -18,6 +18,7 @@ from torouter.routing.encode import Encoder, OnnxEncoder
 from torouter.routing.heads import Head
 from torouter.routing.knn import KNNRouter
 from torouter.routing.mlp import MLPRouter
+from torouter.routing.perceptron import Perceptron
 
 EPOCHS, LEARNING_RATE, BATCH_SIZE = 30, 2e-3, 128
 NOISE, DROPOUT = 0.5, 0.3
@@ -41,9 +42,9 @@ def fit(
     if recipe.router == "knn":
         config = replace(config, settings={"neighbours": recipe.neighbours, "weights": recipe.weights})
         return KNNRouter.fit(config, encoder, features, learnt.outcomes.scores, source=source)
-    layer, head, epoch = fit_mlp(recipe, features, learnt, encoder.features(held.queries), held)
+    head, epoch = fit_mlp(recipe, features, learnt, encoder.features(held.queries), held)
     config = replace(config, settings={"hidden": recipe.hidden}, training={**config.training, "best_epoch": epoch})
-    return MLPRouter(config, encoder, layer, head, source)
+    return MLPRouter(config, encoder, head, source)
 
 
 def fit_mlp(
@@ -52,8 +53,8 @@ def fit_mlp(
     learnt: Lesson,
     held_features: NDArray[np.float32],
     held: Lesson,
-) -> tuple[Head, Head, int]:
-    """Hidden layer, output layer and the epoch they are from: the one of least loss on the validation part."""
+) -> tuple[Perceptron, int]:
+    """The layers and the epoch they are from: the one of least loss on the validation part."""
     torch.manual_seed(recipe.seed)
     scale = float(np.sqrt(features.shape[1]))  # brings unit vectors to a mean square of 1
     model = torch.nn.Sequential(
@@ -78,24 +79,25 @@ def fit_mlp(
         for rows in torch.randperm(len(x)).split(batch):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
             noisy = x[rows] + NOISE * torch.randn(len(rows), x.shape[1])
-            _loss(recipe, model(noisy), y[rows]).backward()  # type: ignore[no-untyped-call]
+            loss_of(recipe.objective, model(noisy), y[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         model.eval()
         with torch.inference_mode():
-            loss = float(_loss(recipe, model(held_x), held_y))
+            loss = float(loss_of(recipe.objective, model(held_x), held_y))
         if loss < best_loss:
             best, best_loss, best_epoch = _layers(model, scale), loss, epoch
-    return *best, best_epoch
+    return best, best_epoch
 
 
-def _loss(recipe: Recipe, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    if recipe.objective == "soft":
+def loss_of(objective: str, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """What training makes small: the cross entropy with shares for "soft", else with each expert's own quality."""
+    if objective == "soft":
         return -(targets * functional.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
     return functional.binary_cross_entropy_with_logits(logits, targets)
 
 
-def _layers(model: torch.nn.Sequential, scale: float) -> tuple[Head, Head]:
+def _layers(model: torch.nn.Sequential, scale: float) -> Perceptron:
     """Both layers; the inputs' scale goes into the first one's weights."""
     weights = [tensor.detach().numpy().copy() for tensor in model.parameters()]
-    return Head(weights[0] * np.float32(scale), weights[1]), Head(weights[2], weights[3])
+    return Perceptron(Head(weights[0] * np.float32(scale), weights[1]), Head(weights[2], weights[3]))

@@ -113,13 +113,14 @@ class TorchEncoder:
                 attn_implementation="eager",
             ).eval()
             self._head = self._model.get_submodule(head)
+            self.width = int(self._head.in_features)
         except Exception as error:  # whatever a damaged directory makes transformers raise
             raise CheckpointError(f"{directory} can't be loaded by transformers: {error}") from error
 
     def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
         import torch
 
-        found = np.empty((len(texts), self._head.in_features), dtype=np.float32)
+        found = np.empty((len(texts), self.width), dtype=np.float32)
         for positions, ids, mask in self._tokenizer.batches(texts):
             seen: list[torch.Tensor] = []
             hook = self._head.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))

@@ -30,6 +30,9 @@ _SLOW_ON_CPUS = ("SkipLayerNormFusion",)
 class Encoder(Protocol):
     """What a head needs of the model before it."""
 
+    width: int
+    """d, the length of a vector."""
+
     def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """One vector per text: shape (n, d). Threads may share it."""
         ...
@@ -59,6 +62,11 @@ class QueryTokenizer:
         self.content = tokenizer_json
         pads = (self._tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>", "<|padding|>"))
         self.pad_id = next((pad for pad in pads if pad is not None), 0)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of ids that a token can have, counted from 0."""
+        return 1 + max(self._tokenizer.get_vocab().values(), default=-1)
 
     @classmethod
     def load(cls, directory: Path, max_length: int) -> QueryTokenizer:
@@ -127,7 +135,7 @@ class OnnxEncoder:
         outputs = {output.name: output.shape for output in self._session.get_outputs()}
         if FEATURES not in outputs:
             raise CheckpointError(f"{graph} has no output {FEATURES!r}: it was not exported by torouter")
-        self._width = int(outputs[FEATURES][-1])
+        self.width = int(outputs[FEATURES][-1])
 
     @classmethod
     def load(cls, directory: Path, precision: Precision, max_length: int) -> OnnxEncoder:
@@ -136,7 +144,7 @@ class OnnxEncoder:
         return cls(graph, QueryTokenizer.load(directory, max_length))
 
     def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        found = np.empty((len(texts), self._width), dtype=np.float32)
+        found = np.empty((len(texts), self.width), dtype=np.float32)
         for positions, ids, mask in self._tokenizer.batches(texts):
             feed = {"input_ids": ids, "attention_mask": mask}
             found[positions] = self._session.run([FEATURES], feed)[0]

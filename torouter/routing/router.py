@@ -26,6 +26,7 @@ _BUILT_IN = {
     "bert": "torouter.routing.bert",
     "mlp": "torouter.routing.mlp",
     "knn": "torouter.routing.knn",
+    "fast": "torouter.routing.fast",
     "random": "torouter.routing.baselines",
     "best-single": "torouter.routing.baselines",
     "oracle": "torouter.routing.baselines",
@@ -45,6 +46,8 @@ class Router(abc.ABC):
     kind: ClassVar[str]
     engines: ClassVar[tuple[Engine, ...]] = ("onnx",)
     """What can run the encoder."""
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
+    """Which ones a checkpoint holds, the most exact first."""
     quick: ClassVar[bool] = False
     """Whether scoring a query takes so little (well below a millisecond) that it needs no worker thread."""
 
@@ -143,7 +146,7 @@ class Router(abc.ABC):
 
         Raises:
             CheckpointError: There is no such checkpoint, it is damaged, or of another kind.
-            ConfigurationError: The router's kind has no such engine.
+            ConfigurationError: The router's kind has no such engine or precision.
         """
         directory = checkpoint.located(
             path_or_repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
@@ -155,6 +158,9 @@ class Router(abc.ABC):
             raise CheckpointError(msg)
         if engine not in found.engines:
             msg = f"engine={engine!r} can't run a {config.kind!r} router: use {' or '.join(found.engines)}"
+            raise ConfigurationError(msg)
+        if precision is not None and precision not in found.precisions:
+            msg = f"precision={precision!r}: a {config.kind!r} router has {' and '.join(found.precisions)} only"
             raise ConfigurationError(msg)
         try:
             return found.read_files(directory, config, Serving(engine=engine, precision=precision))

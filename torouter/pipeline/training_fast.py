@@ -1,0 +1,188 @@
+"""Trains a FastRouter: token vectors and a small head learn together, from a teacher's scores and from the outcomes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+from tqdm import trange
+
+from torouter.errors import CheckpointError, ConfigurationError
+from torouter.pipeline.distillation import token_vectors
+from torouter.pipeline.encoders import encoder_name, encoder_path, write_tokenizer
+from torouter.pipeline.lessons import Lesson
+from torouter.pipeline.recipe import Recipe
+from torouter.pipeline.training_heads import loss_of
+from torouter.routing.config import RouterConfig
+from torouter.routing.encode import QueryTokenizer
+from torouter.routing.fast import FastRouter
+from torouter.routing.heads import Head
+from torouter.routing.perceptron import Perceptron
+from torouter.routing.router import AutoRouter, Router
+from torouter.routing.static import StaticEncoder
+
+EPOCHS, BATCH_SIZE = 15, 128
+LEARNING_RATE, HEAD_LEARNING_RATE = 1e-2, 2e-3
+"""Of the token vectors, whose texts' means have a mean square of 1 at first, and of the layers behind them."""
+WORD_DROPOUT, NOISE, DROPOUT = 0.2, 0.5, 0.3
+"""Share of tokens left out, standard deviation added to the features, share of hidden units left out."""
+
+
+def write(directory: Path, config: RouterConfig, recipe: Recipe, learnt: Lesson, held: Lesson) -> RouterConfig:
+    """Train, write the router's files, and return the config with what training found out."""
+    source = encoder_path(recipe.encoder)
+    if recipe.teacher is not None:
+        teacher = teacher_for(recipe, config.names)
+        learnt = taught(learnt, teacher, recipe.teacher_share)
+        record = {"teacher": encoder_name(recipe.teacher), "teacher_share": recipe.teacher_share}
+        config = replace(config, training={**config.training, **record})
+    write_tokenizer(source, directory)
+    tokenizer = QueryTokenizer.load(directory, recipe.max_length)
+    vectors = token_vectors(source, tokenizer.content, progress=recipe.progress)
+    student, epoch = fit(recipe, vectors, tokenizer, learnt, held)
+    config = replace(
+        config,
+        settings={"hidden": recipe.hidden},
+        training={**config.training, "best_epoch": epoch},
+    )
+    FastRouter(config, StaticEncoder.of(tokenizer, student.vectors), student.head).write_files(directory)
+    return config
+
+
+def teacher_for(recipe: Recipe, experts: tuple[str, ...]) -> Router:
+    """The recipe's teacher, which then scores these experts and no other.
+
+    Raises:
+        ConfigurationError: It can't be loaded, lacks an expert, or its scores are not what the recipe learns.
+    """
+    assert recipe.teacher is not None
+    try:
+        teacher = AutoRouter.from_pretrained(recipe.teacher)
+    except CheckpointError as error:
+        raise ConfigurationError(f"teacher={recipe.teacher!r} can't be used: {error}") from error
+    missing = [name for name in experts if name not in teacher.experts]
+    if missing:
+        msg = f"teacher={recipe.teacher!r} does not know {', '.join(missing)}: give one that learnt from these experts"
+        raise ConfigurationError(msg)
+    if teacher.config.scores_are_qualities != (recipe.objective == "bce"):
+        told = "qualities, which objective='bce'" if recipe.objective == "soft" else "shares, which objective='soft'"
+        msg = f"teacher={recipe.teacher!r} tells {told} learns: change the objective or the teacher"
+        raise ConfigurationError(msg)
+    for name in teacher.experts:
+        if name not in experts:
+            teacher = teacher.remove_expert(name)
+    return teacher
+
+
+def taught(learnt: Lesson, teacher: Router, share: float) -> Lesson:
+    """The lesson with targets of which `share` is the teacher's scores."""
+    scores = teacher.scores(learnt.queries)[:, [teacher.experts.index(name) for name in learnt.outcomes.experts]]
+    return Lesson(learnt.outcomes, share * scores + (1 - share) * learnt.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """What was learnt: `vectors` (vocabulary, d), and the layers on their means."""
+
+    vectors: NDArray[np.float32]
+    head: Perceptron
+
+
+def fit(
+    recipe: Recipe, vectors: NDArray[np.float32], tokenizer: QueryTokenizer, learnt: Lesson, held: Lesson
+) -> tuple[Student, int]:
+    """The student and the epoch it is from: the one of least loss on the validation part.
+
+    Tokens that no query has keep the vector that they start with.
+    """
+    torch.manual_seed(recipe.seed)
+    rows, held_rows = _rows(tokenizer, learnt.queries), _rows(tokenizer, held.queries)
+    vectors = vectors / np.float32(_spread(vectors, rows))
+    model = _Model(torch.from_numpy(vectors), recipe.hidden, len(learnt.outcomes.experts))
+    y, held_y = torch.from_numpy(learnt.targets), torch.from_numpy(held.targets)
+    epochs, batch = recipe.epochs or EPOCHS, recipe.batch_size or BATCH_SIZE
+    rate, head_rate = recipe.learning_rate or LEARNING_RATE, recipe.head_learning_rate or HEAD_LEARNING_RATE
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.SparseAdam([model.vectors], lr=rate),
+        torch.optim.AdamW(model.layers.parameters(), lr=head_rate, weight_decay=0.01),
+    ]
+    steps = epochs * -(-len(rows) // batch)
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=most, total_steps=steps, cycle_momentum=False)
+        for optimizer, most in zip(optimizers, (rate, head_rate), strict=True)
+    ]
+    best, best_loss, best_epoch = model.student(), float("inf"), 0
+    for epoch in trange(1, epochs + 1, desc="learn", file=sys.stderr, disable=None if recipe.progress else True):
+        model.train()
+        for chosen in torch.randperm(len(rows)).split(batch):  # type: ignore[no-untyped-call]
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss = loss_of(recipe.objective, model([rows[row] for row in chosen]), y[chosen])
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
+        model.eval()
+        with torch.inference_mode():
+            held_loss = float(loss_of(recipe.objective, model(held_rows), held_y))
+        if held_loss < best_loss:
+            best, best_loss, best_epoch = model.student(), held_loss, epoch
+    return best, best_epoch
+
+
+class _Model(torch.nn.Module):
+    """Mean of token vectors, a hidden layer, an output for each expert."""
+
+    def __init__(self, vectors: torch.Tensor, hidden: int, experts: int) -> None:
+        super().__init__()
+        self.vectors = torch.nn.Parameter(vectors)
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(vectors.shape[1], hidden),
+            torch.nn.ReLU(),
+            torch.nn.Dropout(DROPOUT),
+            torch.nn.Linear(hidden, experts),
+        )
+
+    def forward(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Logits (n, experts) of n queries' token ids."""
+        lengths = torch.tensor([len(row) for row in rows])
+        ids, query = torch.cat(list(rows)), torch.repeat_interleave(torch.arange(len(rows)), lengths)
+        kept = torch.ones(len(ids))
+        if self.training:
+            kept = torch.bernoulli(kept - WORD_DROPOUT)
+        counts = torch.zeros(len(rows)).index_add(0, query, kept).clamp_min(1)
+        features = functional.embedding_bag(
+            ids,
+            self.vectors,
+            lengths.cumsum(0) - lengths,
+            mode="sum",
+            sparse=True,
+            per_sample_weights=kept / counts[query],
+        )
+        if self.training:
+            features = features + NOISE * torch.randn_like(features)
+        logits: torch.Tensor = self.layers(features)
+        return logits
+
+    def student(self) -> Student:
+        """What has been learnt up to now."""
+        first, _, _, last = self.layers
+        parts = (self.vectors, first.weight, first.bias, last.weight, last.bias)
+        vectors, *layers = (part.detach().numpy().copy() for part in parts)  # type: ignore[operator]
+        return Student(vectors, Perceptron(Head(*layers[:2]), Head(*layers[2:])))
+
+
+def _rows(tokenizer: QueryTokenizer, queries: Sequence[str]) -> list[torch.Tensor]:
+    return [torch.tensor(ids, dtype=torch.int64) for ids in tokenizer.ids(queries)]
+
+
+def _spread(vectors: NDArray[np.float32], rows: Sequence[torch.Tensor]) -> float:
+    """Root mean square of the queries' features."""
+    means = [vectors[row.numpy()].mean(axis=0) for row in rows if len(row)]
+    return max(float(np.sqrt(np.mean(np.square(means)))), 1e-12)

@@ -1,0 +1,56 @@
+"""FastRouter: a perceptron on the mean of static token vectors, for high throughput; scored by numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torouter.routing import arrays, checkpoint
+from torouter.routing.config import ExpertFacts, Precision, RouterConfig, Serving
+from torouter.routing.encoded import EncodedRouter
+from torouter.routing.matrix import OutcomeMatrix
+from torouter.routing.perceptron import Perceptron
+from torouter.routing.static import StaticEncoder
+
+
+class FastRouter(EncodedRouter):
+    """Scores experts without a network over the text: a tenth of a millisecond for a question on one CPU thread.
+
+    What it misses is word order. Trained on the scores of a router that reads it, it comes close to that one.
+    """
+
+    kind: ClassVar[str] = "fast"
+    quick = True
+    precisions: ClassVar[tuple[Precision, ...]] = ("int8",)
+
+    def __init__(self, config: RouterConfig, encoder: StaticEncoder, head: Perceptron) -> None:
+        head.check(config, encoder.width)
+        self._static, self._head = encoder, head
+        super().__init__(config, encoder)
+
+    def scores_of(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._head.scores(features, self.config)
+
+    def add_expert(self, name: str, outcomes: OutcomeMatrix) -> Self:
+        config = self.config.with_expert(ExpertFacts(name=name))
+        return type(self)(config, self._static, self._head.grown(config, self.features(outcomes.queries), outcomes))
+
+    def remove_expert(self, name: str) -> Self:
+        config = self.config.without_expert(name)
+        left = [self.config.position(expert) for expert in config.names]
+        return type(self)(config, self._static, self._head.rows(left))
+
+    def _head_content(self) -> Iterator[bytes]:
+        return self._head.content()
+
+    def write_files(self, directory: Path) -> None:
+        (directory / checkpoint.TOKENIZER).write_text(self._static.tokenizer_json, encoding="utf-8")
+        arrays.save(directory, **self._static.arrays(), **self._head.arrays())
+
+    @classmethod
+    def read_files(cls, directory: Path, config: RouterConfig, _serving: Serving) -> Self:
+        return cls(config, StaticEncoder.load(directory, config.max_length), Perceptron.load(directory))
