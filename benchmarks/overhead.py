@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--only", nargs="+", metavar="NAME", help="contenders whose names hold one of these; default: all")
     add("--cases", nargs="+", metavar="CASE", help="cases whose names hold one of these; default: all")
     add("--repeats", type=int, default=5)
-    add("--seconds", type=float, default=0.5, help="of one measurement, after which no call is begun")
+    add("--seconds", type=float, default=0.3, help="of one measurement, after which no call is begun")
     add("--routers", nargs="+", default=["fast", "bert"], choices=ROUTERS, help="of our contenders")
     add("--bert", type=Path, metavar="DIR", help="checkpoint of a BertRouter")
     add("--fast", type=Path, metavar="DIR", help="checkpoint of a fast router")
