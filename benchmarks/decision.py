@@ -15,13 +15,12 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from benchmarks.contenders import ROOT, Asked, Contender, Worker, started
 from benchmarks.decision_routers import Texts, prepare
 from benchmarks.timing import Figures, in_turns, medians, ratio, table, write
 from torouter.pipeline.encoders import encoder_path
-from torouter.pipeline.recipe import RouterKind
 
 BASE = "BertRouter int8"
 ROUTERS = {
@@ -142,8 +141,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prepare the routers, time all contenders and write `decision.json` and `decision.md`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decision", description=str(__doc__).split("\n")[0])
     here, peers = (*ROUTERS, TORCH), tuple(peer.name for peer in PEERS)
-    if "fast" not in get_args(RouterKind):
-        here = tuple(name for name in here if name != "FastRouter")
     parser.add_argument("--peers", action="store_true", help="measure the peers too, in environments of their own")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", choices=(*here, *peers), help="only these")
     parser.add_argument("--tokens", type=int, nargs="+", default=[10, 30, 128, 512], help="of a query")
@@ -159,7 +156,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="checkpoints in folders named bert, mlp, knn and fast; missing ones are trained",
     )
     parser.add_argument("--queries", type=int, default=1000, help="to train on, and to be a KNNRouter's neighbours")
-    parser.add_argument("--out", type=Path, default=ROOT / "reports", metavar="DIR", help="where the figures go")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "build" / "benchmarks", metavar="DIR", help="where the figures go"
+    )
     options = parser.parse_args(argv)
 
     encoder = Path(encoder_path(options.encoder)).resolve()

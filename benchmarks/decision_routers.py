@@ -70,11 +70,10 @@ def prepare(kind: str, routers: Path, encoder: Path, *, queries: int = 1000, max
     file = routers / "outcomes.parquet"
     _outcomes(Texts(encoder, seed=1), queries).write(file)
     arguments = ["train", str(file), "--router", kind, "--out", str(directory), "--no-progress"]
+    arguments += ["--encoder", str(encoder), "--max-length", str(max_length)]
     if kind == "fast":
         teacher = prepare("bert", routers, encoder, queries=queries, max_length=max_length)
         arguments += ["--teacher", str(teacher)]
-    else:
-        arguments += ["--encoder", str(encoder), "--max-length", str(max_length)]
     if kind == "bert":
         layers = AutoConfig.from_pretrained(encoder).num_hidden_layers
         arguments += ["--epochs", "1", "--frozen-layers", str(layers)]

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from benchmarks.contenders import ROOT, Contender, installed
 from benchmarks.decision import PEERS
@@ -30,7 +30,6 @@ from benchmarks.decision_routers import prepare
 from benchmarks.decision_worker import TOPICS
 from benchmarks.timing import Figures, medians, ratio, table, write
 from torouter.pipeline.encoders import encoder_path
-from torouter.pipeline.recipe import RouterKind
 from torouter.routing.config import RouterConfig
 
 BASE, TARGET_SECONDS = "RoutedChatModel, BertRouter: first decision", 2.5
@@ -196,7 +195,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="DIR",
         help="checkpoints in folders named bert and fast; missing ones are trained",
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "reports", metavar="DIR", help="where the figures go")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "build" / "benchmarks", metavar="DIR", help="where the figures go"
+    )
     options = parser.parse_args(argv)
 
     encoder = Path(encoder_path(options.encoder)).resolve()
@@ -207,7 +208,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     routers = {
         name: prepare(kind, options.routers.resolve(), encoder)
         for name, kind in (("BertRouter", "bert"), ("FastRouter", "fast"))
-        if kind == "bert" or "fast" in get_args(RouterKind)
     }
     programs = [*ours(python, routers), *(peers(encoder) if options.peers else ())]
     if options.contenders:
