@@ -13,6 +13,7 @@ import numpy as np
 from torouter.errors import CheckpointError, MissingExtraError
 from torouter.routing.encode import FEATURES
 from torouter.routing.heads import Head
+from torouter.routing.narrowing import narrow
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +55,7 @@ def export(model: torch.nn.Module, path: Path, *, output: str) -> None:
         exporter.setLevel(level)
     assert program is not None
     graph = program.model_proto
+    narrow(graph)
     if output == LOGITS:
         _put_head(graph, _take_head(graph))
     onnx.checker.check_model(graph, full_check=True)
