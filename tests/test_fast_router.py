@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
 
 from tests import tiny
 from torouter import AutoRouter, BestSingleRouter, FastRouter
 from torouter.cli import main
 from torouter.errors import CheckpointError, ConfigurationError
+from torouter.pipeline.distillation import token_vectors
 from torouter.pipeline.outcomes import OutcomeTable
 from torouter.pipeline.recipe import Recipe
 from torouter.pipeline.training import train
@@ -207,3 +209,12 @@ def test_files_that_are_missing_or_damaged_are_refused(fast_directory, tmp_path,
 
     with pytest.raises(CheckpointError, match=name):
         AutoRouter.from_pretrained(copy)
+
+
+def test_a_tokenizer_that_pads_every_text_distils_the_same_vectors(tiny_encoder):
+    """As all-MiniLM-L6-v2's own does, to 128 tokens."""
+    content = (tiny_encoder / "tokenizer.json").read_text()
+    padding = Tokenizer.from_str(content)
+    padding.enable_padding(length=12)
+    expected = token_vectors(str(tiny_encoder), content, progress=False)
+    assert np.array_equal(token_vectors(str(tiny_encoder), padding.to_str(), progress=False), expected)

@@ -52,7 +52,9 @@ def token_vectors(source: str, tokenizer_json: str, *, progress: bool = True) ->
 
 def _special_ids(tokenizer_json: str) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after a text."""
-    encoding = Tokenizer.from_str(tokenizer_json).encode("a")
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer.no_padding()  # some pad every text to a fixed length
+    encoding = tokenizer.encode("a")
     own = [position for position, special in enumerate(encoding.special_tokens_mask) if not special]
     return (encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]) if own else ([], encoding.ids)
 
