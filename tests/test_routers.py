@@ -322,6 +322,16 @@ def test_many_vectors_are_searched_by_a_graph_that_finds_the_same_and_is_saved(t
         Search.load(tmp_path, 0, vectors)
 
 
+def test_a_router_with_a_graph_is_loaded_by_a_fresh_process(knn_directory, outcomes, tmp_path, monkeypatch):
+    pytest.importorskip("usearch", reason="the search extra is not installed")
+    monkeypatch.setattr("torouter.routing.search.LARGE", 50)
+    grown = AutoRouter.from_pretrained(knn_directory).remove_expert("math").add_expert("math", outcomes)
+    grown.save_pretrained(tmp_path / "grown")
+    assert (tmp_path / "grown" / "index_1.usearch").is_file()
+    code = "import sys; from torouter import AutoRouter; AutoRouter.from_pretrained(sys.argv[1]).scores(['a'])"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "grown"], check=True)
+
+
 def test_chance_is_the_same_for_a_text_and_another_for_a_seed():
     first, again, other = RandomRouter.of("ab"), RandomRouter.of("ab"), RandomRouter.of("ab", seed=1)
 

@@ -44,9 +44,8 @@ class Search:
             logger.info("%d vectors are searched one by one: pip install 'torouter[search]'", len(vectors))
             return cls(vectors)
         from tqdm import tqdm
-        from usearch.index import Index
 
-        graph = Index(ndim=vectors.shape[1], metric="ip", dtype="f16", expansion_search=_EXPANSION)
+        graph = _index()(ndim=vectors.shape[1], metric="ip", dtype="f16", expansion_search=_EXPANSION)
         with tqdm(total=len(vectors), desc="index", unit="query", disable=None if progress else True) as bar:
             for start in range(0, len(vectors), _ADDED):
                 block = vectors[start : start + _ADDED]
@@ -84,13 +83,20 @@ class Search:
         path = directory / checkpoint.INDEX.format(number)
         if not path.is_file() or find_spec("usearch") is None:
             return cls(vectors)
-        from usearch.index import Index
-
         checkpoint.checked(directory, path.name)
         try:
-            graph = Index.restore(str(path), view=True, expansion_search=_EXPANSION)  # mapped into memory, not read
+            graph = _index().restore(str(path), view=True, expansion_search=_EXPANSION)  # mapped into memory, not read
         except Exception as error:  # usearch raises RuntimeErrors of several kinds
             raise CheckpointError(f"{path} is damaged: {error}") from error
         if graph is None or (len(graph), graph.ndim) != vectors.shape:
             raise CheckpointError(f"{path} does not fit the {len(vectors)} remembered queries")
         return cls(vectors, graph)
+
+
+def _index() -> Any:
+    """The class of usearch's graphs."""
+    # Python dies of a segmentation fault where ONNX Runtime is imported after usearch (1.32.0 and 2.26.6, Linux).
+    import onnxruntime  # noqa: F401
+    from usearch.index import Index
+
+    return Index
