@@ -22,6 +22,7 @@ from torouter.pipeline.distillation import token_vectors
 from torouter.pipeline.outcomes import OutcomeTable
 from torouter.pipeline.recipe import Recipe
 from torouter.pipeline.training import train
+from torouter.routing.encode import QueryTokenizer
 from torouter.routing.matrix import OutcomeMatrix
 
 FILE = "router.safetensors"
@@ -146,11 +147,17 @@ def test_a_checkpoint_is_small_and_holds_no_graph(fast_directory, fast, tmp_path
         *("README.md", "router.json", FILE, "tokenizer.json"),
     ]
     arrays = load_file(fast_directory / FILE)
-    assert arrays["token_vectors"].dtype == np.int8  # a byte a number: 30,522 tokens of 256 take 7.8 MB
+    assert arrays["static_vectors"].dtype == np.int8  # a byte a number: 30,522 tokens and the pairs take 12 MB
     assert fast.quick
     assert fast.config.precision == "int8"
     with pytest.raises(ConfigurationError, match="precision='fp32': a 'fast' router has int8 only"):
         FastRouter.from_pretrained(fast_directory, precision="fp32")
+
+
+def test_the_order_of_words_counts(fast):
+    there, back = fast.features(["please python river", "please river python"])
+
+    assert np.abs(there - back).max() > 1e-4
 
 
 def test_serving_takes_tokenizers_and_numpy_alone(fast_directory):
@@ -179,18 +186,18 @@ def test_a_tokenizer_without_special_tokens_leaves_an_empty_text_to_the_biases(f
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"token_vectors": None}, "lacks token_vectors"),
+        ({"static_vectors": None}, "lacks static_vectors"),
         ({"output_bias": None}, "lacks output_bias"),
-        ({"token_vectors": np.zeros((3, 32), dtype=np.int8)}, "scales .* do not fit together"),
-        ({"token_vectors": np.zeros((19, 32), dtype=np.float32)}, "float32.* do not fit together"),
+        ({"static_vectors": np.zeros((3, 32), dtype=np.int8)}, "scales .* do not fit together"),
+        ({"static_vectors": np.zeros((21 + 2**14, 32), dtype=np.float32)}, "float32.* do not fit together"),
         ({"hidden_weight": np.zeros((256, 7), dtype=np.float32)}, "do not fit 32 features and 3 experts"),
         (
             {"output_weight": np.zeros((2, 256), dtype=np.float32), "output_bias": np.zeros(2, dtype=np.float32)},
             "do not fit 32 features and 3 experts",
         ),
         (
-            {"token_vectors": np.zeros((5, 32), dtype=np.int8), "token_scales": np.zeros(5, dtype=np.float32)},
-            "the tokenizer has 21 tokens, 5 have a vector",
+            {"static_vectors": np.zeros((5, 32), dtype=np.int8), "static_scales": np.zeros(5, dtype=np.float32)},
+            "5 static vectors do not fit a tokenizer of 21 tokens and pairs=16384",
         ),
     ],
 )
@@ -216,5 +223,26 @@ def test_a_tokenizer_that_pads_every_text_distils_the_same_vectors(tiny_encoder)
     content = (tiny_encoder / "tokenizer.json").read_text()
     padding = Tokenizer.from_str(content)
     padding.enable_padding(length=12)
-    expected = token_vectors(str(tiny_encoder), content, progress=False)
-    assert np.array_equal(token_vectors(str(tiny_encoder), padding.to_str(), progress=False), expected)
+    plain, padded = (QueryTokenizer(text, 16) for text in (content, padding.to_str()))
+
+    expected = token_vectors(str(tiny_encoder), plain, progress=False)
+
+    assert np.array_equal(token_vectors(str(tiny_encoder), padded, progress=False), expected)
+
+
+def test_an_encoder_that_lacks_tokens_of_its_tokenizer_is_refused(tiny_encoder):
+    tokenizer = Tokenizer.from_file(str(tiny_encoder / "tokenizer.json"))
+    tokenizer.add_tokens(["novel"])
+
+    with pytest.raises(ConfigurationError, match="knows 21 tokens, its tokenizer has 22"):
+        token_vectors(str(tiny_encoder), QueryTokenizer(tokenizer.to_str(), 16), progress=False)
+
+
+@pytest.mark.parametrize("pairs", [None, -1, "many"])
+def test_a_config_that_does_not_count_the_pairs_is_refused(fast_directory, tmp_path, pairs):
+    file = damaged(fast_directory, tmp_path) / "router.json"
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps({**document, "settings": {"hidden": 256, "pairs": pairs}}))
+
+    with pytest.raises(CheckpointError, match=f"pairs={pairs!r}, which is no count"):
+        AutoRouter.from_pretrained(file.parent)

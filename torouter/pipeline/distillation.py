@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from torouter.errors import ConfigurationError
 from torouter.pipeline.encoders import loaded
+from torouter.routing.encode import QueryTokenizer
 
 DIMENSIONS = 256
 _FREQUENCY = 1e-4
@@ -24,20 +26,22 @@ _FREQUENCY = 1e-4
 _BATCH = 256
 
 
-def token_vectors(source: str, tokenizer_json: str, *, progress: bool = True) -> NDArray[np.float32]:
-    """One vector per id of the encoder's vocabulary: shape (vocabulary, at most `DIMENSIONS`).
+def token_vectors(source: str, tokenizer: QueryTokenizer, *, progress: bool = True) -> NDArray[np.float32]:
+    """One vector per id of the tokenizer's vocabulary: shape (vocabulary, at most `DIMENSIONS`).
 
     Args:
         source: What transformers is to load.
-        tokenizer_json: The encoder's tokenizer.
+        tokenizer: The encoder's tokenizer.
         progress: Show a progress bar.
 
     Raises:
-        ConfigurationError: The encoder can't be loaded.
+        ConfigurationError: The encoder can't be loaded, or lacks tokens of its tokenizer.
     """
-    model = loaded(source)
-    count = model.get_input_embeddings().num_embeddings
-    before, after = _special_ids(tokenizer_json)
+    model, count = loaded(source), tokenizer.vocabulary
+    known = model.get_input_embeddings().num_embeddings
+    if count > known:
+        raise ConfigurationError(f"encoder {source!r} knows {known} tokens, its tokenizer has {count}: they do not fit")
+    before, after = _special_ids(tokenizer.content)
     found = []
     bar = tqdm(total=count, unit="token", desc="distil", file=sys.stderr, disable=None if progress else True)
     with torch.inference_mode(), bar:

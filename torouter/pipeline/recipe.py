@@ -47,7 +47,7 @@ class Recipe:
     """Each layer of the BERT learns with this share of the learning rate of the layer above it."""
     head_learning_rate: float | None = None
     """Of the BERT's last linear layer, which starts as ridge regression, and of the fast router's layers behind its
-    token vectors; None is the kind's own default."""
+    static vectors; None is the kind's own default."""
     batch_size: int | None = None
     patience: int = 2
     """Epochs without a gain after which the BERT's training stops."""

@@ -1,4 +1,4 @@
-"""Trains a FastRouter: token vectors and a small head learn together, from a teacher's scores and from the outcomes."""
+"""Trains a FastRouter: static vectors and a small head learn from a teacher's scores and from the outcomes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ from torouter.routing.fast import FastRouter
 from torouter.routing.heads import Head
 from torouter.routing.perceptron import Perceptron
 from torouter.routing.router import AutoRouter, Router
-from torouter.routing.static import StaticEncoder
+from torouter.routing.static import StaticEncoder, rows_of
 
+PAIRS = 2**14
+"""Vectors that the pairs of neighbouring tokens share; they start at 0."""
 EPOCHS, BATCH_SIZE = 15, 128
 LEARNING_RATE, HEAD_LEARNING_RATE = 1e-2, 2e-3
-"""Of the token vectors, whose texts' means have a mean square of 1 at first, and of the layers behind them."""
-WORD_DROPOUT, NOISE, DROPOUT = 0.2, 0.5, 0.3
-"""Share of tokens left out, standard deviation added to the features, share of hidden units left out."""
+"""Of the vectors, at first scaled so that texts' means of tokens have a mean square of 1, and of the layers behind."""
+ROW_DROPOUT, NOISE, DROPOUT = 0.2, 0.2, 0.3
+"""Share of a text's tokens and pairs left out, standard deviation added to its features, share of hidden units left
+out."""
 
 
 def write(directory: Path, config: RouterConfig, recipe: Recipe, learnt: Lesson, held: Lesson) -> RouterConfig:
@@ -44,14 +47,14 @@ def write(directory: Path, config: RouterConfig, recipe: Recipe, learnt: Lesson,
         config = replace(config, training={**config.training, **record})
     write_tokenizer(source, directory)
     tokenizer = QueryTokenizer.load(directory, recipe.max_length)
-    vectors = token_vectors(source, tokenizer.content, progress=recipe.progress)
+    vectors = token_vectors(source, tokenizer, progress=recipe.progress)
     student, epoch = fit(recipe, vectors, tokenizer, learnt, held)
     config = replace(
         config,
-        settings={"hidden": recipe.hidden},
+        settings={"hidden": recipe.hidden, "pairs": PAIRS},
         training={**config.training, "best_epoch": epoch},
     )
-    FastRouter(config, StaticEncoder.of(tokenizer, student.vectors), student.head).write_files(directory)
+    FastRouter(config, StaticEncoder.of(tokenizer, student.vectors, pairs=PAIRS), student.head).write_files(directory)
     return config
 
 
@@ -88,7 +91,7 @@ def taught(learnt: Lesson, teacher: Router, share: float) -> Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """What was learnt: `vectors` (vocabulary, d), and the layers on their means."""
+    """What was learnt: `vectors` (vocabulary + pairs, d), and the layers on their means."""
 
     vectors: NDArray[np.float32]
     head: Perceptron
@@ -99,12 +102,18 @@ def fit(
 ) -> tuple[Student, int]:
     """The student and the epoch it is from: the one of least loss on the validation part.
 
-    Tokens that no query has keep the vector that they start with.
+    Args:
+        recipe: How to train.
+        vectors: What the tokens start with, shape (vocabulary, d); one that no query has keeps it.
+        tokenizer: Gives the token ids.
+        learnt: What to learn.
+        held: The validation part.
     """
     torch.manual_seed(recipe.seed)
-    rows, held_rows = _rows(tokenizer, learnt.queries), _rows(tokenizer, held.queries)
-    vectors = vectors / np.float32(_spread(vectors, rows))
-    model = _Model(torch.from_numpy(vectors), recipe.hidden, len(learnt.outcomes.experts))
+    ids, held_ids = tokenizer.ids(learnt.queries), tokenizer.ids(held.queries)
+    rows, held_rows = ([torch.from_numpy(rows_of(i, len(vectors), PAIRS)) for i in part] for part in (ids, held_ids))
+    table = np.vstack([vectors / np.float32(_spread(vectors, ids)), np.zeros((PAIRS, vectors.shape[1]))])
+    model = _Model(torch.from_numpy(table.astype(np.float32)), recipe.hidden, len(learnt.outcomes.experts))
     y, held_y = torch.from_numpy(learnt.targets), torch.from_numpy(held.targets)
     epochs, batch = recipe.epochs or EPOCHS, recipe.batch_size or BATCH_SIZE
     rate, head_rate = recipe.learning_rate or LEARNING_RATE, recipe.head_learning_rate or HEAD_LEARNING_RATE
@@ -137,7 +146,7 @@ def fit(
 
 
 class _Model(torch.nn.Module):
-    """Mean of token vectors, a hidden layer, an output for each expert."""
+    """Mean of static vectors, a hidden layer, an output for each expert."""
 
     def __init__(self, vectors: torch.Tensor, hidden: int, experts: int) -> None:
         super().__init__()
@@ -150,15 +159,15 @@ class _Model(torch.nn.Module):
         )
 
     def forward(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Logits (n, experts) of n queries' token ids."""
+        """Logits (n, experts) of n queries' rows of the table."""
         lengths = torch.tensor([len(row) for row in rows])
-        ids, query = torch.cat(list(rows)), torch.repeat_interleave(torch.arange(len(rows)), lengths)
-        kept = torch.ones(len(ids))
+        taken, query = torch.cat(list(rows)), torch.repeat_interleave(torch.arange(len(rows)), lengths)
+        kept = torch.ones(len(taken))
         if self.training:
-            kept = torch.bernoulli(kept - WORD_DROPOUT)
+            kept = torch.bernoulli(kept - ROW_DROPOUT)
         counts = torch.zeros(len(rows)).index_add(0, query, kept).clamp_min(1)
         features = functional.embedding_bag(
-            ids,
+            taken,
             self.vectors,
             lengths.cumsum(0) - lengths,
             mode="sum",
@@ -178,11 +187,7 @@ class _Model(torch.nn.Module):
         return Student(vectors, Perceptron(Head(*layers[:2]), Head(*layers[2:])))
 
 
-def _rows(tokenizer: QueryTokenizer, queries: Sequence[str]) -> list[torch.Tensor]:
-    return [torch.tensor(ids, dtype=torch.int64) for ids in tokenizer.ids(queries)]
-
-
-def _spread(vectors: NDArray[np.float32], rows: Sequence[torch.Tensor]) -> float:
-    """Root mean square of the queries' features."""
-    means = [vectors[row.numpy()].mean(axis=0) for row in rows if len(row)]
+def _spread(vectors: NDArray[np.float32], ids: Sequence[Sequence[int]]) -> float:
+    """Root mean square of the queries' means of token vectors."""
+    means = [vectors[list(row)].mean(axis=0) for row in ids if row]
     return max(float(np.sqrt(np.mean(np.square(means)))), 1e-12)

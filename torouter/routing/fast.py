@@ -1,4 +1,4 @@
-"""FastRouter: a perceptron on the mean of static token vectors, for high throughput; scored by numpy alone."""
+"""FastRouter: a perceptron on the mean of static vectors, for high throughput; scored by numpy alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from torouter.errors import CheckpointError
 from torouter.routing import arrays, checkpoint
 from torouter.routing.config import ExpertFacts, Precision, RouterConfig, Serving
 from torouter.routing.encoded import EncodedRouter
@@ -20,7 +21,7 @@ from torouter.routing.static import StaticEncoder
 class FastRouter(EncodedRouter):
     """Scores experts without a network over the text: a tenth of a millisecond for a question on one CPU thread.
 
-    What it misses is word order. Trained on the scores of a router that reads it, it comes close to that one.
+    `settings` of its config: `hidden` units and `pairs`, the number of vectors for pairs of tokens.
     """
 
     kind: ClassVar[str] = "fast"
@@ -53,4 +54,8 @@ class FastRouter(EncodedRouter):
 
     @classmethod
     def read_files(cls, directory: Path, config: RouterConfig, _serving: Serving) -> Self:
-        return cls(config, StaticEncoder.load(directory, config.max_length), Perceptron.load(directory))
+        pairs = config.settings.get("pairs")
+        if not isinstance(pairs, int) or pairs < 0:
+            raise CheckpointError(f"{directory}: settings of router.json have pairs={pairs!r}, which is no count")
+        encoder = StaticEncoder.load(directory, config.max_length, pairs=pairs)
+        return cls(config, encoder, Perceptron.load(directory))
