@@ -38,6 +38,8 @@ WEIGHT_DECAY = 0.01
 _RIDGE, _VARIANCE = 0.01, 1e-3
 """Penalty of the ridge regression that starts the head, per query and mean variance of a feature, and the least such
 variance that is believed: an encoder whose features hardly differ would get weights that training could not tame."""
+_HEAD_QUERIES = 20_000
+"""Most queries, in random order, that the ridge regression is fitted on: of a large table all would take an hour."""
 _POOL = 16
 """Batches that are sorted by length together."""
 _FINGERPRINT = "run.json"
@@ -95,7 +97,7 @@ class Run:
         last = max(whole, key=_step, default=None)
         self._first_step = 0 if last is None else _step(last)
         if last is None:
-            _start_head(self._model, self._learnt, self._collate, self._recipe)
+            _start_head(self._model, self._learnt[:_HEAD_QUERIES], self._collate, self._recipe)
         with quiet():
             self._trainer.train(resume_from_checkpoint=None if last is None else str(last))
 
