@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from torouter.errors import ConfigurationError, ContextLengthError
 from torouter.experts import Expert, ExpertPool, UnknownExpertError
 from torouter.routing.calibration import calibrate
-from torouter.routing.needs import Estimate, Needs, estimate_tokens, expected_price
+from torouter.routing.needs import Estimate, Estimates, Needs, estimate_tokens, expected_price
 from torouter.routing.policy import RoutingPolicy
+from torouter.routing.scores import Scores
 from torouter.routing.sessions import Sessions
 
 SCORES = {"small": 0.5, "code": 0.7, "large": 0.8}
@@ -275,12 +276,23 @@ def test_the_ranking_is_by_the_values_that_the_policy_promises(
     decision = policy.decide(by_name, experts, needs=needs, previous=previous, estimates=estimates)
     assert decision.ranking == tuple(e.name for e in sorted(usable, key=value, reverse=True))
     assert dict(decision.prices) == {name: pytest.approx(price(experts[name])) for name in ("a", "b", "d")}
+    as_arrays = policy.decide(
+        Scores(experts.names, np.array(scores)),
+        experts,
+        needs=needs,
+        previous=previous,
+        estimates=Estimates.of(estimates, experts.names),
+    )
+    assert as_arrays == decision
 
 
 def test_a_decision_can_be_copied_printed_and_sent_to_another_process() -> None:
     decision = RoutingPolicy().decide(SCORES, PRICED, needs=Needs(input_tokens=1000, counted={"code": 2000}))
     assert pickle.loads(pickle.dumps(decision)) == copy.deepcopy(decision) == decision
     assert "prices={'code': 2.5, 'large': 10.0}" in repr(decision)
+    other = RoutingPolicy().decide(Scores(("large", "code", "small"), np.array([0.8, 0.7, 0.5])), PRICED)
+    assert pickle.loads(pickle.dumps(other)) == copy.deepcopy(other) == RoutingPolicy().decide(SCORES, PRICED)
+    assert "scores={'large': 0.8, 'code': 0.7, 'small': 0.5}" in repr(other)
 
 
 def test_scores_are_told_to_six_places() -> None:

@@ -292,7 +292,7 @@ class ExpertPool(Mapping[str, Expert]):
             msg = f"{file}: {error}"
             raise ConfigurationError(msg) from None
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(self._experts)
 
@@ -317,6 +317,11 @@ class ExpertPool(Mapping[str, Expert]):
     def smallest_window(self) -> int | None:
         """The smallest context window that an expert states, None where none does."""
         return min((e.context_window for e in self.values() if e.context_window is not None), default=None)
+
+    @cached_property
+    def countable(self) -> tuple[Expert, ...]:
+        """The experts whose inputs can be counted against their windows by tokenizers of their own."""
+        return tuple(e for e in self.values() if e.tokenizer is not None and e.context_window is not None)
 
     @cached_property
     def prices(self) -> NDArray[np.float64]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+
 from torouter.background import work
 from torouter.dispatch import AnswerFacts, Dispatcher, DispatchHook, DispatchSettings, Served, ServedStream, Target
 from torouter.errors import ConfigurationError, DeadlineExceededError, ExpertError, NoExpertLeftError
@@ -22,6 +24,7 @@ from torouter.routing.decision import RouteDecision
 from torouter.routing.needs import Estimate, Needs, estimate_tokens
 from torouter.routing.policy import RoutingPolicy
 from torouter.routing.router import AutoRouter, Router
+from torouter.routing.scores import Scores
 from torouter.routing.sessions import Sessions
 from torouter.routing.tokens import ExpertTokenizers, threatened
 from torouter.tgi import ServerInfo, TGIClient, Timeouts, client_for
@@ -107,6 +110,7 @@ class RoutedExperts:
         trained_for = {fact.name: fact.model for fact in self.router.config.experts if fact.model is not None}
         self._handshakes = Handshakes(settings.handshake, trained_for, self.client, self._learn)
         self._described = experts
+        self._columns = np.array([self.router.experts.index(name) for name in experts])
         self._lock = threading.Lock()
         self._sessions = Sessions()
         self._smallest_window = _smallest_window(experts)
@@ -132,14 +136,14 @@ class RoutedExperts:
             ContextLengthError: The request fits into no expert's context window.
         """
         started = time.perf_counter()
-        if doubtful := threatened(self.experts.values(), query.inputs, query.needs):
+        if doubtful := threatened(self.experts.countable, query.inputs, query.needs):
             query = self._counted(query, doubtful)
         return self._decided(query, self._scores.scores([query.text])[0], started)
 
     async def adecide(self, query: RouteQuery) -> RouteDecision:
         """The same as `decide`; counting and a forward pass run in a worker thread, never on the event loop."""
         started = time.perf_counter()
-        if doubtful := threatened(self.experts.values(), query.inputs, query.needs):
+        if doubtful := threatened(self.experts.countable, query.inputs, query.needs):
             query = await work(partial(self._counted, query, doubtful))
         row = self._scores.known(query.text)
         if row is None:
@@ -256,7 +260,7 @@ class RoutedExperts:
 
     def _decided(self, query: RouteQuery, row: Row, started: float) -> RouteDecision:
         decision = (query.policy or self.policy).decide(
-            dict(zip(self.router.experts, row.tolist(), strict=True)),
+            Scores(self.experts.names, row[self._columns].astype(float)),
             self.experts,
             needs=query.needs,
             pinned=query.pinned,

@@ -23,7 +23,7 @@ from torouter.errors import (
     ExpertRequestError,
 )
 from torouter.experts import Expert, ExpertPool, UnknownExpertError
-from torouter.routing.needs import Estimate
+from torouter.routing.needs import Estimate, Estimates
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Board:
         self._lock = threading.Lock()
         self._budget = RetryBudget(settings.retry_ratio, settings.retry_reserve)
         self._experts = {name: ExpertState(expert, _replicas(expert, settings)) for name, expert in experts.items()}
-        self._estimates = {name: estimates.get(name, Estimate()) for name in experts}
+        self._estimates = Estimates.of(estimates, experts.names)
         self._replicas = {name: state.replicas for name, state in self._experts.items()}
 
     def start(self, ranking: tuple[str, ...], seconds: float | None) -> Walk:
@@ -147,8 +147,9 @@ class Board:
                 replica.answered += 1
                 replica.seconds = smoothed(replica.seconds, seconds)
                 state.warned = False
-                usual = self._estimates[state.expert.name]
-                self._estimates[state.expert.name] = replace(usual, seconds=smoothed(usual.seconds, seconds))
+                name, usual = state.expert.name, self._estimates[state.expert.name]
+                usual = replace(usual, seconds=smoothed(usual.seconds, seconds))
+                self._estimates = self._estimates.moved(name, usual)
         if warn:
             logger.warning(
                 "expert %r refuses us (%s): check its url, model and token; it is left alone for up to %.0f s",
@@ -210,11 +211,10 @@ class Board:
         with self._lock:
             usual = self._estimates[expert]
             mean = smoothed(usual.output_tokens, output_tokens)
-            self._estimates[expert] = replace(usual, output_tokens=mean)
+            self._estimates = self._estimates.moved(expert, replace(usual, output_tokens=mean))
 
-    def estimates(self) -> dict[str, Estimate]:
-        with self._lock:
-            return self._estimates.copy()  # a copy of one block of memory, however many experts there are
+    def estimates(self) -> Estimates:
+        return self._estimates
 
     def snapshot(self) -> tuple[ReplicaSnapshot, ...]:
         with self._lock:

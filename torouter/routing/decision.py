@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from torouter.routing.scores import Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class RouteDecision:
         return {
             "expert": self.expert,
             "ranking": list(self.ranking),
-            "scores": dict(zip(self.scores, _rounded(self.scores.values()), strict=True)),
+            "scores": Scores.of(self.scores, tuple(self.scores)).rounded(6),
             "reason": self.reason,
             "milliseconds": round(self.milliseconds, 3),
         }
@@ -47,12 +47,6 @@ class RouteDecision:
         from torouter.routing.html import decision_table
 
         return decision_table(self)
-
-
-def _rounded(values: Collection[float]) -> list[float]:
-    """To six places, all at once: to round hundreds of scores one by one takes longer than to decide."""
-    found: list[float] = np.fromiter(values, float, len(values)).round(6).tolist()
-    return found
 
 
 @dataclass(frozen=True, slots=True)

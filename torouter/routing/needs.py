@@ -101,6 +101,61 @@ class Estimate:
     seconds: float | None = None
 
 
+class Estimates(Mapping[str, Estimate]):
+    """What several experts take on average, kept as arrays. A value: `moved` gives another one.
+
+    Attributes:
+        names: The experts.
+        output_tokens: In this order, shape (number of experts,); NaN where nothing is known.
+        seconds: Likewise.
+    """
+
+    def __init__(
+        self, names: tuple[str, ...], output_tokens: NDArray[np.float64], seconds: NDArray[np.float64]
+    ) -> None:
+        self.names, self.output_tokens, self.seconds = names, output_tokens, seconds
+
+    @classmethod
+    def of(cls, known: Mapping[str, Estimate], names: tuple[str, ...]) -> Estimates:
+        """The estimates of these experts in this order; the same object where it is one."""
+        if isinstance(known, cls) and known.names == names:
+            return known
+        found = [known.get(name, _UNKNOWN) for name in names]
+        output_tokens, seconds = [one.output_tokens for one in found], [one.seconds for one in found]
+        return cls(names, np.array(output_tokens, dtype=float), np.array(seconds, dtype=float))
+
+    def moved(self, name: str, estimate: Estimate) -> Estimates:
+        """The same with another estimate of one expert."""
+        fresh = Estimates(self.names, self.output_tokens.copy(), self.seconds.copy())
+        position = self.names.index(name)
+        fresh.output_tokens[position] = _or_nan(estimate.output_tokens)
+        fresh.seconds[position] = _or_nan(estimate.seconds)
+        return fresh
+
+    def __getitem__(self, name: str) -> Estimate:
+        if name not in self.names:
+            raise KeyError(name)
+        position = self.names.index(name)
+        return Estimate(_or_none(self.output_tokens[position]), _or_none(self.seconds[position]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+_UNKNOWN = Estimate()
+
+
+def _or_nan(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _or_none(value: np.float64) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
 def expected_price(expert: Expert, needs: Needs, output_tokens: float | None = None) -> float:
     """Expected price of one request in USD per 1,000 such requests.
 
@@ -128,11 +183,11 @@ class ExpectedPrices(Mapping[str, float]):
     Args:
         experts: The pool.
         needs: Lengths of input and answer as far as the request says them.
-        estimates: Usual answers by expert.
+        estimates: Usual answers of its experts, in its order.
     """
 
-    def __init__(self, experts: ExpertPool, needs: Needs, estimates: Mapping[str, Estimate]) -> None:
-        self._names, self._prices, self._estimates = experts.names, experts.prices, estimates
+    def __init__(self, experts: ExpertPool, needs: Needs, estimates: Estimates) -> None:
+        self._names, self._prices, self._usual = experts.names, experts.prices, estimates.output_tokens
         self._inputs = ASSUMED_INPUT_TOKENS if needs.input_tokens is None else needs.input_tokens
         self._counted, self._most = dict(needs.counted), needs.output_tokens
 
@@ -142,9 +197,7 @@ class ExpectedPrices(Mapping[str, float]):
         inputs: float | NDArray[np.float64] = self._inputs
         if self._counted:
             inputs = np.array([self._counted.get(name, inputs) for name in self._names], dtype=float)
-        known = (self._estimates.get(name, _UNKNOWN).output_tokens for name in self._names)
-        usual = [ASSUMED_OUTPUT_TOKENS if tokens is None else tokens for tokens in known]
-        outputs = np.array(usual, dtype=float)
+        outputs = np.where(np.isnan(self._usual), ASSUMED_OUTPUT_TOKENS, self._usual)
         if self._most is not None:
             outputs = np.minimum(outputs, self._most)
         stated = np.where(np.isnan(self._prices), 0.0, self._prices)
@@ -167,6 +220,3 @@ class ExpectedPrices(Mapping[str, float]):
 
     def __repr__(self) -> str:
         return repr(self._by_name)
-
-
-_UNKNOWN = Estimate()

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from torouter.errors import ConfigurationError, ContextLengthError
 from torouter.experts import Ability, Expert, ExpertPool
 from torouter.routing.decision import RouteDecision
-from torouter.routing.needs import Estimate, ExpectedPrices, Needs
+from torouter.routing.needs import Estimate, Estimates, ExpectedPrices, Needs
+from torouter.routing.scores import Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -103,88 +105,70 @@ class RoutingPolicy:
             ContextLengthError: An expert could serve the request, but it fits into no such expert's window.
             ConfigurationError: No expert can serve the request, or a name is unknown; the message says why for each.
         """
-        if scores and scores.keys().isdisjoint(experts.names):
-            msg = f"the router scores {', '.join(scores)}, but the experts are {', '.join(experts.names)}: "
+        names = experts.names
+        if scores and not any(name in scores for name in names):
+            msg = f"the router scores {', '.join(scores)}, but the experts are {', '.join(names)}: "
             raise ConfigurationError(msg + "give the experts the names that the router was trained with")
         barred = self.exclude.union(exclude)
         for name in barred if self.default_expert is None else barred.union((self.default_expert,)):
             experts[name]  # an unknown name is a mistake, not a wish that can be ignored
-        estimates = estimates or {}
-        prices = ExpectedPrices(experts, needs, estimates)
+        usual = Estimates.of(estimates or {}, names)
+        prices = ExpectedPrices(experts, needs, usual)
+        told = scores if isinstance(scores, Scores) else dict(scores)
         if pinned is not None:
             why = _refusal(experts[pinned], pinned in barred, needs.abilities, needs.window(pinned))
             if why is not None:
                 raise _nobody_left({pinned: why})
-            return RouteDecision(ranking=(pinned,), scores=dict(scores), reason="pinned", prices=prices)
-        seconds = [estimates.get(name, _UNKNOWN).seconds or 0.0 for name in experts] if self._counts_seconds else []
-        refused = {**self._over_ceiling(experts.names, prices, seconds), **_unfit(experts, barred, needs)}
-        if len(refused) == len(experts):
-            raise _nobody_left({name: refused[name] for name in experts})
-        values = self._values(scores, experts, prices, seconds, previous)
-        ranking = [name for name in experts if name not in refused] if refused else list(experts.names)
-        if self.edge is not None:  # edge experts win ties: sorting keeps the order among equals
-            ranking.sort(key=lambda name: self.edge in experts[name].tags, reverse=True)
-        ranking.sort(key=values.__getitem__, reverse=True)
-        default = self.default_expert
-        if default is not None and default not in refused and self._is_unsure(scores, ranking):
+            return RouteDecision(ranking=(pinned,), scores=told, reason="pinned", prices=prices)
+        refused = {**self._over_ceiling(prices, usual), **_unfit(experts, barred, needs)}
+        if len(refused) == len(names):
+            raise _nobody_left({name: refused[name] for name in names})
+        row = Scores.of(scores, names).row
+        order, changed = self._order(row, experts, prices, usual, previous)
+        if refused:
+            order = order[[names[position] not in refused for position in order]]
+        ranking = list(map(names.__getitem__, order.tolist()))
+        default, reason = self.default_expert, "router"
+        if default is not None and default in ranking and row[order].max() < cast("float", self.min_confidence):
             ranking.remove(default)
             ranking.insert(0, default)
             reason = "default"
-        elif values is scores and not refused:  # nothing stands between the router and the ranking
-            reason = "router"
-        else:
-            reason = self._reason(ranking[0], scores, experts, refused, previous)
-        return RouteDecision(ranking=tuple(ranking), scores=dict(scores), reason=reason, prices=prices)
+        elif (changed or refused) and scores and names[row.argmax()] != ranking[0]:
+            reason = self._reason(experts[ranking[0]], names[row.argmax()] in refused, previous)
+        return RouteDecision(ranking=tuple(ranking), scores=told, reason=reason, prices=prices)
 
-    def _values(
+    def _order(
         self,
-        scores: Mapping[str, float],
+        row: NDArray[np.float64],
         experts: ExpertPool,
         prices: ExpectedPrices,
-        seconds: Sequence[float],
+        usual: Estimates,
         previous: str | None,
-    ) -> Mapping[str, float]:
-        """Every expert's value, refused or not; `scores` itself where nothing changes them."""
-        names, values = experts.names, scores
-        if not all(map(scores.__contains__, names)):
-            values = {name: scores.get(name, -math.inf) for name in names}
-        if self.price_weight or self.latency_weight:
-            found = np.fromiter(map(values.__getitem__, names), float, len(names))
-            if self.price_weight:
-                found -= self.price_weight * prices.of_all
-            if self.latency_weight:
-                found -= self.latency_weight * np.array(seconds)
-            values = dict(zip(names, found.tolist(), strict=True))
-        if self.edge is not None or previous is not None:
-            values = dict(values)
-            for name, expert in experts.items():
-                if self.edge in expert.tags:
-                    values[name] += self.edge_threshold
-            if previous in values:
-                values[previous] += self.switch_margin
-        return values
+    ) -> tuple[NDArray[np.intp], bool]:
+        """Positions of all experts by their values, the highest first, and whether these are not the scores alone."""
+        values, is_edge = row, None
+        if self.price_weight:
+            values = values - self.price_weight * prices.of_all
+        if self.latency_weight:
+            values = values - self.latency_weight * np.where(np.isnan(usual.seconds), 0.0, usual.seconds)
+        if self.edge is not None:
+            is_edge = np.array([self.edge in expert.tags for expert in experts.values()])
+            values = values + self.edge_threshold * is_edge
+        if previous in experts:
+            values = values.copy()
+            values[experts.names.index(previous)] += self.switch_margin
+        if is_edge is not None:  # edge experts win ties
+            return np.lexsort((~is_edge, -values)), True
+        # Sorting keeps the pool's order among equals.
+        return np.argsort(-values, kind="stable"), values is not row
 
-    def _is_unsure(self, scores: Mapping[str, float], ranking: Iterable[str]) -> bool:
-        confidence = max((scores[name] for name in ranking if name in scores), default=-math.inf)
-        return confidence < cast("float", self.min_confidence)
-
-    def _reason(
-        self,
-        first: str,
-        scores: Mapping[str, float],
-        experts: ExpertPool,
-        refused: Mapping[str, _Refusal],
-        previous: str | None,
-    ) -> str:
-        """Why the first of the ranking is first."""
-        best = max(filter(scores.__contains__, experts.names), key=scores.__getitem__, default=first)
-        if first == best:
-            return "router"
-        if best in refused:
+    def _reason(self, first: Expert, best_refused: bool, previous: str | None) -> str:
+        """Why another expert than the best-scored one comes first."""
+        if best_refused:
             return "filter"
-        if first == previous:
+        if first.name == previous:
             return "session"
-        return "edge" if self.edge in experts[first].tags else "trade-off"
+        return "edge" if self.edge in first.tags else "trade-off"
 
     def check(self, experts: ExpertPool) -> None:
         """Find names and tags that no expert has, before the first query does.
@@ -249,32 +233,22 @@ class RoutingPolicy:
             msg = f"{file}: {error}"
             raise ConfigurationError(msg) from None
 
-    @property
-    def _counts_seconds(self) -> bool:
-        return self.latency_weight > 0 or self.max_seconds is not None
-
-    def _over_ceiling(
-        self, names: Sequence[str], prices: ExpectedPrices, seconds: Sequence[float]
-    ) -> dict[str, _Refusal]:
+    def _over_ceiling(self, prices: ExpectedPrices, usual: Estimates) -> dict[str, _Refusal]:
         """The experts that are expected to cost or to take too much."""
         over: dict[str, _Refusal] = {}
         if self.max_seconds is not None:
-            for name, value in zip(names, seconds, strict=True):
-                if value > self.max_seconds:
-                    over[name] = _Refusal(f"{value:.3g} s is over max_seconds={self.max_seconds:g}")
+            for position in np.flatnonzero(usual.seconds > self.max_seconds).tolist():
+                why = f"{usual.seconds[position]:.3g} s is over max_seconds={self.max_seconds:g}"
+                over[usual.names[position]] = _Refusal(why)
         if self.max_price is not None:
-            found = prices.of_all
-            for position in np.flatnonzero(found > self.max_price).tolist():
-                why = f"{found[position]:.3g} USD per 1,000 queries is over max_price={self.max_price:g}"
-                over[names[position]] = _Refusal(why)
+            for position in np.flatnonzero(prices.of_all > self.max_price).tolist():
+                why = f"{prices.of_all[position]:.3g} USD per 1,000 queries is over max_price={self.max_price:g}"
+                over[usual.names[position]] = _Refusal(why)
         return over
 
     def _check_number(self, name: str, value: object, least: float = 0.0) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
             raise _wrong(name, value, "give a number" if least < 0 else "give a number, zero or more")
-
-
-_UNKNOWN = Estimate()
 
 
 @dataclass(frozen=True, slots=True)
