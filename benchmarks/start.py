@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--install", action="store_true", help="measure the size of each extra's install")
     parser.add_argument("--extras", nargs="*", default=EXTRAS, metavar="EXTRA", help="the extras that --install takes")
     parser.add_argument("--here", action="store_true", help="run torouter in the environment of this command")
-    parser.add_argument("--repeats", type=int, default=9, help="turns of all programs")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of all programs")
     parser.add_argument("--encoder", metavar="DIR", help="default: all-MiniLM-L6-v2 of its package")
     parser.add_argument(
         "--routers",

@@ -46,6 +46,12 @@ def test_decisions_are_timed_by_length_and_batch(routers: Path, tiny_encoder: Pa
     assert f"| {decision.BASE} | 1.00 | 1.00 | 1.00 | 1.00 |" in page
 
 
+def test_a_router_that_would_cut_the_queries_is_not_timed(routers: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    asked = ["--tokens", "17", "--contenders", "MLPRouter", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match="reads 16 tokens of a query"):
+        decision.main([*asked, "--routers", str(routers), "--encoder", str(tiny_encoder)])
+
+
 def test_a_target_is_met_or_missed_where_both_its_contenders_were_measured() -> None:
     case = decision.case(decision.TARGET_TOKENS, 1)
     figures = {case: {decision.BASE: [2.0, 2.0], decision.TORCH: [10.0, 10.0], decision.SELECTOR: [10.0, 10.0]}}
