@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=ROOT / "build" / "routers",
         help="where others are, trained on first use",
     )
-    add("--out", type=Path, default=Path("build/benchmarks"), help="where overhead.json and overhead.md go")
+    add("--out", type=Path, default=ROOT / "reports", help="where overhead.json and overhead.md go")
     add(
         "--profile",
         metavar="NAME",
