@@ -63,6 +63,7 @@ class Remembered:
     def __init__(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         self._rows = {text: row for row, text in enumerate(texts)}
         self._vectors = vectors
+        self.width = vectors.shape[1]
 
     def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self._vectors[[self._rows[text] for text in texts]]

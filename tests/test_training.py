@@ -216,6 +216,8 @@ def test_a_directory_that_is_no_checkpoint_is_refused_before_training(tiny_encod
         ("frozen_layers", -1),
         ("layer_decay", 0.0),
         ("head_learning_rate", 0.0),
+        ("teacher", "other"),
+        ("teacher_share", 1.5),
     ],
 )
 def test_a_recipe_that_cant_work_names_field_value_and_fix(field, value):
