@@ -156,9 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="checkpoints in folders named bert, mlp, knn and fast; missing ones are trained",
     )
     parser.add_argument("--queries", type=int, default=1000, help="to train on, and to be a KNNRouter's neighbours")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "build" / "benchmarks", metavar="DIR", help="where the figures go"
-    )
+    parser.add_argument("--out", type=Path, default=ROOT / "reports", metavar="DIR", help="where the figures go")
     options = parser.parse_args(argv)
 
     encoder = Path(encoder_path(options.encoder)).resolve()

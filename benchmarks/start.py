@@ -195,9 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="DIR",
         help="checkpoints in folders named bert and fast; missing ones are trained",
     )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "build" / "benchmarks", metavar="DIR", help="where the figures go"
-    )
+    parser.add_argument("--out", type=Path, default=ROOT / "reports", metavar="DIR", help="where the figures go")
     options = parser.parse_args(argv)
 
     encoder = Path(encoder_path(options.encoder)).resolve()
