@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--max-length", type=int, default=256, help="tokens of a query that the routers read")
     add("--encoder", help="directory of the encoder; default: all-MiniLM-L6-v2")
     add("--work", type=Path, default=ROOT / "build" / "scale", help="where routers and tables are made and kept")
-    add("--out", type=Path, default=ROOT / "build" / "scale")
+    add("--out", type=Path, default=ROOT / "reports", help="where scale.json and scale.md go")
     given = parser.parse_args(argv)
     encoder = Path(encoder_path(given.encoder))
     result: Result = {}
