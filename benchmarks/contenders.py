@@ -11,7 +11,7 @@ import tempfile
 import threading
 import venv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -74,11 +74,13 @@ def process(
         env={**os.environ, **(environment or {})},
     )
     killer = threading.Timer(limit, child.kill)
+    killer.daemon = True
     killer.start()
     try:
         yield child
     finally:
-        cast("Any", child.stdin).close()
+        with suppress(BrokenPipeError):  # it has ended without reading all
+            cast("Any", child.stdin).close()
         try:
             child.wait(10)
         except subprocess.TimeoutExpired:
@@ -113,7 +115,8 @@ class Worker:
         Raises:
             SystemExit: It has failed.
         """
-        cast("Any", self._child.stdin).write(json.dumps(asked) + "\n")
+        with suppress(BrokenPipeError):  # it has ended: what it logged tells why
+            cast("Any", self._child.stdin).write(json.dumps(asked) + "\n")
         return told(self._child, self._log)
 
 

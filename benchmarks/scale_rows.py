@@ -45,9 +45,15 @@ def ran(arguments: Sequence[str], *, log: Path, seconds: float = SECONDS) -> dic
             stderr=file,
         )
         timer = threading.Timer(seconds, child.terminate)
+        timer.daemon = True
         timer.start()
-        _, status, usage = os.wait4(child.pid, 0)
-        timer.cancel()
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:
+            child.terminate()
+            raise
+        finally:
+            timer.cancel()
     child.returncode = os.waitstatus_to_exitcode(status)
     taken = time.perf_counter() - began
     ended = "done" if not status else "ended early" if taken >= seconds else "failed"

@@ -53,6 +53,8 @@ async def test_the_asynchronous_twin_selects_alike_and_off_the_event_loop() -> N
     threads: list[threading.Thread] = []
 
     class Watching(WordRouter):
+        quick = False
+
         def scores(self, queries: Sequence[str]) -> NDArray[np.float32]:
             threads.append(threading.current_thread())
             return super().scores(queries)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torouter.errors import ConfigurationError, ContextLengthError
 from torouter.experts import Expert, ExpertPool, UnknownExpertError
 from torouter.routing.calibration import calibrate
-from torouter.routing.needs import Estimate, Estimates, Needs, estimate_tokens, expected_price
+from torouter.routing.needs import Estimate, Estimates, ExpectedPrices, Needs, estimate_tokens
 from torouter.routing.policy import RoutingPolicy
 from torouter.routing.scores import Scores
 from torouter.routing.sessions import Sessions
@@ -62,12 +62,26 @@ def test_a_router_that_knows_none_of_the_experts_is_a_mistake() -> None:
         RoutingPolicy().decide({"a": 1.0, "b": 0.0}, pool())
 
 
+def expected_price(expert: Expert, needs: Needs, output_tokens: float | None = None) -> float:
+    """The formula for one expert: USD per 1,000 requests."""
+    length = needs.length(expert.name)
+    inputs = 200 if length is None else length
+    outputs = 250 if output_tokens is None else output_tokens
+    outputs = outputs if needs.output_tokens is None else min(outputs, needs.output_tokens)
+    return (inputs * (expert.input_price or 0.0) + outputs * (expert.output_price or 0.0)) / 1000
+
+
 def test_the_expected_price_is_tokens_times_prices() -> None:
-    expert = PRICED["large"]
-    assert expected_price(expert, Needs(input_tokens=1000), 500) == pytest.approx(5.0 + 10.0)
-    assert expected_price(expert, Needs(input_tokens=1000, output_tokens=100), 500) == pytest.approx(5.0 + 2.0)
-    assert expected_price(expert, Needs()) == pytest.approx(200 * 5 / 1000 + 250 * 20 / 1000)
-    assert expected_price(PRICED["small"], Needs(input_tokens=1000), 500) == 0
+    experts = ExpertPool([PRICED["large"], PRICED["small"]])
+
+    def prices(needs: Needs, output_tokens: float | None = None) -> dict[str, float]:
+        estimates = {"large": Estimate(output_tokens), "small": Estimate(output_tokens)}
+        return dict(ExpectedPrices(experts, needs, Estimates.of(estimates, experts.names)))
+
+    assert prices(Needs(input_tokens=1000), 500)["large"] == pytest.approx(5.0 + 10.0)
+    assert prices(Needs(input_tokens=1000, output_tokens=100), 500)["large"] == pytest.approx(5.0 + 2.0)
+    assert prices(Needs())["large"] == pytest.approx(200 * 5 / 1000 + 250 * 20 / 1000)
+    assert prices(Needs(input_tokens=1000), 500).get("small", 0) == 0
 
 
 def test_a_price_weight_trades_score_points_for_usd_per_1000_queries() -> None:

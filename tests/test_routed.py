@@ -7,12 +7,14 @@ import threading
 import tracemalloc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tests.word_router import WordRouter
+from torouter.errors import ConfigurationError
 from torouter.experts import Expert, ExpertPool
 from torouter.routed import RoutedExperts, RouteQuery
 
@@ -53,6 +55,42 @@ async def test_what_takes_time_is_scored_beside_the_event_loop(kind: type[Quick]
     experts, threads = routed(kind)
     assert (await experts.adecide(RouteQuery(text=text))).expert == "math"
     assert threads[0] is not threading.current_thread()
+
+
+async def test_what_takes_time_sees_the_callers_context_variables() -> None:
+    tenant: ContextVar[str] = ContextVar("tenant")
+    seen: list[str] = []
+
+    class Reading(Slow):
+        def scores(self, queries: Sequence[str]) -> NDArray[np.float32]:
+            seen.append(tenant.get())
+            return super().scores(queries)
+
+    experts, _ = routed(Reading)
+    tenant.set("mine")
+    await experts.adecide(RouteQuery(text="ask math"))
+    assert seen == ["mine"]
+
+
+async def test_a_large_batch_is_scored_in_blocks_and_remembered_whole() -> None:
+    experts, threads = routed(Slow)
+    texts = [f"query {number}" for number in range(1100)]
+    await experts.aprime(texts)
+    passes = len(threads)
+    assert passes > 1  # other calls' decisions come in between
+    for text in texts:
+        await experts.adecide(RouteQuery(text=text))
+    assert len(threads) == passes
+
+
+def test_scores_of_another_shape_are_refused() -> None:
+    class Wide(Quick):
+        def scores(self, queries: Sequence[str]) -> NDArray[np.float32]:
+            return np.zeros((len(queries), 3), dtype=np.float32)
+
+    experts, _ = routed(Wide)
+    with pytest.raises(ConfigurationError, match=r"Wide.scores gives shape \(1, 3\); let it give \(1, 2\)"):
+        experts.decide(RouteQuery(text="ask math"))
 
 
 async def test_scoring_leaves_the_event_loops_own_threads_alone() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextvars
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
@@ -44,7 +45,8 @@ def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) ->
     """End the loop as `asyncio.run` would, so that its connections are closed and nothing is said on stderr."""
     if pid != os.getpid():
         return  # a forked child has a copy of the loop, but not of its thread
-    asyncio.run_coroutine_threadsafe(_ended(), loop).result(timeout=_END_SECONDS)
+    with suppress(TimeoutError):
+        asyncio.run_coroutine_threadsafe(_ended(), loop).result(timeout=_END_SECONDS)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(_END_SECONDS)
 
@@ -54,7 +56,8 @@ async def _ended() -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    if tasks:
+        await asyncio.wait(tasks, timeout=_END_SECONDS / 2)
     await loop.shutdown_asyncgens()
 
 
@@ -116,18 +119,19 @@ async def _next(stream: AsyncGenerator[T, None]) -> T:
 
 
 async def work(task: Callable[[], T]) -> T:
-    """Do hard work beside the running event loop, which goes on meanwhile.
+    """Compute beside the running event loop, which goes on meanwhile. Context variables of the caller are seen.
 
-    The threads are the library's own and one fewer than the processor's cores: forward passes neither take the core
-    that the event loop runs on nor keep the loop's own threads from looking up names.
+    The threads are the library's own, as many as there are cores: more forward passes at a time would only wait for
+    each other, and keep the loop's own threads from looking up names. What waits for a network or takes seconds does
+    not belong here: everybody's decisions would wait behind it.
     """
-    return await asyncio.get_running_loop().run_in_executor(_pool(), task)
+    return await asyncio.get_running_loop().run_in_executor(_pool(), contextvars.copy_context().run, task)
 
 
 def _pool() -> ThreadPoolExecutor:
     with _lock:
         if os.getpid() not in _workers:
-            _workers[os.getpid()] = ThreadPoolExecutor(max(1, _cores() - 1), thread_name_prefix="torouter")
+            _workers[os.getpid()] = ThreadPoolExecutor(_cores(), thread_name_prefix="torouter")
         return _workers[os.getpid()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Mapping
 
 from torouter.background import background_loop
@@ -52,7 +53,7 @@ class Handshakes:
         self._client = client
         self._learn = learn
         self._done: set[tuple[str, str]] = set()
-        self._under_way: set[tuple[str, str]] = set()
+        self._under_way: set[tuple[int, str, str]] = set()
         self._warned: set[str] = set()
 
     async def before(self, target: Target) -> None:
@@ -66,10 +67,11 @@ class Handshakes:
             return
         if self._mode == "refuse":
             await self._ask(target)
-        elif key not in self._under_way:
-            self._under_way.add(key)
+        elif (os.getpid(), *key) not in self._under_way:  # a forked child has none of its parent's tasks
             # On a loop of ours it outlives an answer that comes first, and leaves nothing behind on the caller's.
-            asyncio.run_coroutine_threadsafe(self._beside(target), background_loop())
+            loop = background_loop()
+            self._under_way.add((os.getpid(), *key))
+            asyncio.run_coroutine_threadsafe(self._beside(target), loop)
 
     async def _beside(self, target: Target) -> None:
         try:
@@ -77,7 +79,7 @@ class Handshakes:
         except Exception:
             logger.exception("the handshake with expert %r failed", target.expert.name)
         finally:
-            self._under_way.discard((target.expert.name, target.url))
+            self._under_way.discard((os.getpid(), target.expert.name, target.url))
 
     async def _ask(self, target: Target) -> None:
         expert = target.expert

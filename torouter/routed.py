@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 _QUICK_CHARACTERS = 4096
 """Longest text that a quick router scores on the event loop: to hand one over takes about as long as to score it."""
+_BLOCK = 32
+"""Texts of a batch that are scored at a time, so that other calls' decisions get their turn in between."""
 
 Experts = ExpertPool | str | os.PathLike[str] | Sequence[Expert] | Mapping[str, Any]
 """What `ExpertPool` takes; as values of a mapping, an adapter takes its framework's models too."""
@@ -113,7 +116,6 @@ class RoutedExperts:
         self._columns = np.array([self.router.experts.index(name) for name in experts])
         self._lock = threading.Lock()
         self._sessions = Sessions()
-        self._smallest_window = _smallest_window(experts)
         self._input_costs = any(expert.input_price for expert in experts.values())
         self._timeouts = timeouts or Timeouts()
         self._scores = ScoreCache(self.router)
@@ -126,7 +128,11 @@ class RoutedExperts:
 
     async def aprime(self, texts: Sequence[str]) -> None:
         """The same as `prime`, off the event loop."""
-        await work(partial(self.prime, texts))
+        texts = list(dict.fromkeys(texts))
+        missing, rows = self._scores.missing(texts), list[Row]()
+        for start in range(0, len(missing), _BLOCK):
+            rows += await work(partial(self._scores.passed, missing[start : start + _BLOCK]))
+        self._scores.keep(dict(zip(missing, rows, strict=True)), room=len(texts))
 
     def decide(self, query: RouteQuery) -> RouteDecision:
         """Rank the experts for one query.
@@ -144,7 +150,7 @@ class RoutedExperts:
         """The same as `decide`; counting and a forward pass run in a worker thread, never on the event loop."""
         started = time.perf_counter()
         if doubtful := threatened(self.experts.countable, query.inputs, query.needs):
-            query = await work(partial(self._counted, query, doubtful))
+            query = await asyncio.to_thread(self._counted, query, doubtful)  # may fetch a tokenizer first
         row = self._scores.known(query.text)
         if row is None:
             score = partial(self._scores.scores, [query.text])
@@ -157,11 +163,12 @@ class RoutedExperts:
 
         None where nothing depends on it, which costs no counting: they fit any expert, and none takes money for them.
         """
-        if self._smallest_window is None and not self._input_costs:
+        smallest_window = self.experts.smallest_window
+        if smallest_window is None and not self._input_costs:
             return None
         text = "\n".join(texts)
         # No token is shorter than a byte, and a character has four bytes at most.
-        fits = self._smallest_window is None or 4 * len(text) <= self._smallest_window
+        fits = smallest_window is None or 4 * len(text) <= smallest_window
         return None if fits and not self._input_costs else estimate_tokens(text)
 
     async def call(
@@ -251,7 +258,6 @@ class RoutedExperts:
                 return
             expert = replace(described, context_window=window)
             self.experts = ExpertPool({**self.experts, name: expert})
-            self._smallest_window = _smallest_window(self.experts)
             self.dispatcher.describe(expert)
 
     def _counted(self, query: RouteQuery, experts: Sequence[Expert]) -> RouteQuery:
@@ -288,11 +294,6 @@ def pool_and_models(
         return ExpertPool(experts), {}
     models = {name: value for name, value in experts.items() if isinstance(value, kind)}
     return ExpertPool({**experts, **{name: describe(name, model) for name, model in models.items()}}), models
-
-
-def _smallest_window(experts: ExpertPool) -> int | None:
-    windows = [expert.context_window for expert in experts.values() if expert.context_window is not None]
-    return min(windows, default=None)
 
 
 @contextmanager

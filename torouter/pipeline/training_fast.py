@@ -15,7 +15,7 @@ from tqdm import trange
 
 from torouter.errors import CheckpointError, ConfigurationError
 from torouter.pipeline.distillation import token_vectors
-from torouter.pipeline.encoders import encoder_name, encoder_path, write_tokenizer
+from torouter.pipeline.encoders import encoder_name, encoder_path, in_blocks, write_tokenizer
 from torouter.pipeline.lessons import Lesson
 from torouter.pipeline.recipe import Recipe
 from torouter.pipeline.training_heads import loss_of
@@ -42,7 +42,7 @@ def write(directory: Path, config: RouterConfig, recipe: Recipe, learnt: Lesson,
     source = encoder_path(recipe.encoder)
     if recipe.teacher is not None:
         teacher = teacher_for(recipe, config.names)
-        learnt = taught(learnt, teacher, recipe.teacher_share)
+        learnt = taught(learnt, teacher, recipe.teacher_share, progress=recipe.progress)
         record = {"teacher": encoder_name(recipe.teacher), "teacher_share": recipe.teacher_share}
         config = replace(config, training={**config.training, **record})
     write_tokenizer(source, directory)
@@ -83,10 +83,11 @@ def teacher_for(recipe: Recipe, experts: tuple[str, ...]) -> Router:
     return teacher
 
 
-def taught(learnt: Lesson, teacher: Router, share: float) -> Lesson:
+def taught(learnt: Lesson, teacher: Router, share: float, *, progress: bool) -> Lesson:
     """The lesson with targets of which `share` is the teacher's scores."""
-    scores = teacher.scores(learnt.queries)[:, [teacher.experts.index(name) for name in learnt.outcomes.experts]]
-    return Lesson(learnt.outcomes, share * scores + (1 - share) * learnt.targets)
+    scores = in_blocks(teacher.scores, learnt.queries, doing="ask the teacher", progress=progress)
+    columns = [teacher.experts.index(name) for name in learnt.outcomes.experts]
+    return Lesson(learnt.outcomes, share * scores[:, columns] + (1 - share) * learnt.targets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from torouter.errors import ConfigurationError
 from torouter.routing.router import Router
 
 Row = NDArray[np.float32]
@@ -43,18 +44,37 @@ class ScoreCache:
             return row
 
     def scores(self, texts: Sequence[str]) -> list[Row]:
-        """The scores of each text, shape (k experts,); all that are not remembered go through one forward pass."""
+        """The scores of each text, shape (k experts,); all that are not remembered go through one forward pass.
+
+        Raises:
+            ConfigurationError: The router gives scores of another shape.
+        """
         rows = {text: self.known(text) for text in texts}
         missing = [text for text, row in rows.items() if row is None]
         if missing:
-            # Copies: a row of the pass's own array would keep all of it.
-            fresh = {text: row.copy() for text, row in zip(missing, self._router.scores(missing), strict=True)}
-            with self._lock:
-                self._rows.update((_key(text), row) for text, row in fresh.items())
-                while len(self._rows) > max(self._size, len(rows)):
-                    self._rows.popitem(last=False)
+            fresh = dict(zip(missing, self.passed(missing), strict=True))
+            self.keep(fresh, room=len(rows))
             rows.update(fresh)
         return [row for text in texts if (row := rows[text]) is not None]
+
+    def missing(self, texts: Sequence[str]) -> list[str]:
+        """Those that have to be scored."""
+        return [text for text in texts if self.known(text) is None]
+
+    def passed(self, texts: Sequence[str]) -> list[Row]:
+        """The scores of each text by a forward pass, whatever is remembered; raises as `scores` does."""
+        found, shape = self._router.scores(texts), (len(texts), len(self._router.experts))
+        if found.shape != shape:
+            msg = f"{type(self._router).__name__}.scores gives shape {found.shape}; let it give {shape}: texts, experts"
+            raise ConfigurationError(msg)
+        return [row.copy() for row in found]  # a row of the pass's own array would keep all of it
+
+    def keep(self, rows: Mapping[str, Row], room: int) -> None:
+        """Remember scores, those of `room` texts at least."""
+        with self._lock:
+            self._rows.update((_key(text), row) for text, row in rows.items())
+            while len(self._rows) > max(self._size, room):
+                self._rows.popitem(last=False)
 
 
 def _key(text: str) -> str | bytes:

@@ -15,10 +15,12 @@ class RouteDecision:
 
     Attributes:
         ranking: Expert names, the chosen one first. The dispatcher walks it when an expert can't answer.
-        scores: The router's score of each expert it knows, before the policy changed anything.
+        scores: The router's score of each expert it knows, before the policy changed anything; a read-only mapping, of
+            which `dict()` makes one that JSON takes.
         reason: Why the first is first: "router", "pinned", or the policy's own word.
         milliseconds: Time that scoring and deciding took.
-        prices: What each expert is expected to take for this query, USD per 1,000 such queries, where it has prices.
+        prices: What each expert is expected to take for this query, USD per 1,000 such queries, where it has prices;
+            a mapping likewise.
     """
 
     ranking: tuple[str, ...]

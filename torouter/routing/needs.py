@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from torouter.experts import Ability, Expert, ExpertPool
+from torouter.experts import Ability, ExpertPool
 
 ASSUMED_INPUT_TOKENS = 200
 """Length of an input that nobody has counted. Only prices are computed from it, never whether an input fits."""
@@ -156,28 +156,11 @@ def _or_none(value: np.float64) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def expected_price(expert: Expert, needs: Needs, output_tokens: float | None = None) -> float:
-    """Expected price of one request in USD per 1,000 such requests.
+class ExpectedPrices(Mapping[str, float]):
+    """Expected price of one request for each expert that states prices, by name: USD per 1,000 such requests.
 
     `(input tokens * input price + output tokens * output price) / 1000`, with prices in USD per million tokens. A price
     that the expert does not state counts as 0: experts on one's own machines have none. `max_tokens` caps the answer.
-
-    Args:
-        expert: Whose prices are taken.
-        needs: Lengths of input and answer as far as the request says them.
-        output_tokens: The expert's usual answer, None where unknown.
-    """
-    length = needs.length(expert.name)
-    inputs = ASSUMED_INPUT_TOKENS if length is None else length
-    outputs = ASSUMED_OUTPUT_TOKENS if output_tokens is None else output_tokens
-    if needs.output_tokens is not None:
-        outputs = min(outputs, needs.output_tokens)
-    return (inputs * (expert.input_price or 0.0) + outputs * (expert.output_price or 0.0)) / 1000
-
-
-class ExpectedPrices(Mapping[str, float]):
-    """Expected price of one request for each expert that states prices, by name; see `expected_price`.
-
     Computed for all experts at once, when first read: most decisions are made and told without it.
 
     Args:

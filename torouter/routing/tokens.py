@@ -20,16 +20,15 @@ logger = logging.getLogger(__name__)
 _FILE = "tokenizer.json"
 
 
-def threatened(experts: Iterable[Expert], texts: Sequence[str], needs: Needs) -> list[Expert]:
-    """The experts with a tokenizer that `texts`, prefix and answer may be too long for.
+def threatened(experts: Sequence[Expert], texts: Sequence[str], needs: Needs) -> list[Expert]:
+    """Those of the experts, all with a tokenizer and a window, that `texts`, prefix and answer may be too long for.
 
     No token is shorter than a byte: what has no more bytes than the window has tokens fits and need not be counted.
     """
-    candidates = [(e, e.context_window) for e in experts if e.tokenizer is not None and e.context_window is not None]
-    if not candidates:
+    if not experts:
         return []
     length = _bytes(texts) + needs.reserved
-    return [expert for expert, window in candidates if length + _bytes(_prefix_texts(expert)) > window]
+    return [e for e in experts if length + _bytes(_prefix_texts(e)) > cast("int", e.context_window)]
 
 
 class ExpertTokenizers:

@@ -29,7 +29,10 @@ async def session() -> aiohttp.ClientSession:
 
 
 async def close_sessions() -> None:
-    """Close the running loop's session with its connections. The next call opens a new one."""
+    """Close the running loop's session with its connections. The next call opens a new one.
+
+    That of the library's own loop, which synchronous calls and handshakes use, is closed when the process ends.
+    """
     entry = _open.get(asyncio.get_running_loop())
     if entry is not None:
         await entry[1].aclose()
