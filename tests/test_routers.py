@@ -110,7 +110,7 @@ def test_an_expert_that_is_added_comes_last_and_lives_in_the_checkpoint(router, 
 
     assert added.experts == again.experts == (*tiny.EXPERTS, "all")
     np.testing.assert_allclose(again.scores(outcomes.queries[:6]), added.scores(outcomes.queries[:6]), atol=1e-5)
-    with pytest.raises(ConfigurationError, match="'all' stands twice"):
+    with pytest.raises(ConfigurationError, match="knows an expert 'all' already"):
         added.add_expert("all", everything(outcomes))
 
 

@@ -126,6 +126,9 @@ class RouterConfig:
         Raises:
             ConfigurationError: There is one of this name.
         """
+        if expert.name in self.names:
+            msg = f"the router knows an expert {expert.name!r} already: give another name, or remove that one first"
+            raise ConfigurationError(msg)
         return replace(self, experts=(*self.experts, expert))
 
     def without_expert(self, name: str) -> Self:

@@ -157,10 +157,12 @@ class Router(abc.ABC):
             msg = f"{directory} holds a {config.kind!r} router, which {cls.__name__} can't load: use AutoRouter"
             raise CheckpointError(msg)
         if engine not in found.engines:
-            msg = f"engine={engine!r} can't run a {config.kind!r} router: use {' or '.join(found.engines)}"
+            known = " or ".join(found.engines)
+            msg = f"engine={engine!r} can't run a {config.kind!r} router: use {known}, or leave engine out"
             raise ConfigurationError(msg)
         if precision is not None and precision not in found.precisions:
-            msg = f"precision={precision!r}: a {config.kind!r} router has {' and '.join(found.precisions)} only"
+            has = " and ".join(found.precisions)
+            msg = f"precision={precision!r}: a {config.kind!r} router has {has} only; leave precision out"
             raise ConfigurationError(msg)
         try:
             return found.read_files(directory, config, Serving(engine=engine, precision=precision))
