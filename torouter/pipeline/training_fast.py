@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,18 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
-from tqdm import trange
 
 from torouter.errors import CheckpointError, ConfigurationError
 from torouter.pipeline.distillation import token_vectors
 from torouter.pipeline.encoders import encoder_name, encoder_path, in_blocks, write_tokenizer
+from torouter.pipeline.epochs import best_of, layers, loss_of, perceptron
 from torouter.pipeline.lessons import Lesson
 from torouter.pipeline.recipe import Recipe
-from torouter.pipeline.training_heads import loss_of
 from torouter.routing.config import RouterConfig
 from torouter.routing.encode import QueryTokenizer
 from torouter.routing.fast import FastRouter
-from torouter.routing.heads import Head
 from torouter.routing.perceptron import Perceptron
 from torouter.routing.router import AutoRouter, Router
 from torouter.routing.static import StaticEncoder, rows_of
@@ -127,23 +124,17 @@ def fit(
         torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=most, total_steps=steps, cycle_momentum=False)
         for optimizer, most in zip(optimizers, (rate, head_rate), strict=True)
     ]
-    best, best_loss, best_epoch = model.student(), float("inf"), 0
-    for epoch in trange(1, epochs + 1, desc="learn", file=sys.stderr, disable=None if recipe.progress else True):
-        model.train()
-        for chosen in torch.randperm(len(rows)).split(batch):  # type: ignore[no-untyped-call]
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-            loss = loss_of(recipe.objective, model([rows[row] for row in chosen]), y[chosen])
-            loss.backward()  # type: ignore[no-untyped-call]
-            for optimizer, schedule in zip(optimizers, schedules, strict=True):
-                optimizer.step()
-                schedule.step()
-        model.eval()
-        with torch.inference_mode():
-            held_loss = float(loss_of(recipe.objective, model(held_rows), held_y))
-        if held_loss < best_loss:
-            best, best_loss, best_epoch = model.student(), held_loss, epoch
-    return best, best_epoch
+    return best_of(
+        recipe,
+        model,
+        list(zip(optimizers, schedules, strict=True)),
+        queries=len(rows),
+        batch=batch,
+        epochs=epochs,
+        loss=lambda chosen: loss_of(recipe.objective, model([rows[row] for row in chosen]), y[chosen]),
+        held_loss=lambda: loss_of(recipe.objective, model(held_rows), held_y),
+        state=model.student,
+    )
 
 
 class _Model(torch.nn.Module):
@@ -152,12 +143,7 @@ class _Model(torch.nn.Module):
     def __init__(self, vectors: torch.Tensor, hidden: int, experts: int) -> None:
         super().__init__()
         self.vectors = torch.nn.Parameter(vectors)
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(vectors.shape[1], hidden),
-            torch.nn.ReLU(),
-            torch.nn.Dropout(DROPOUT),
-            torch.nn.Linear(hidden, experts),
-        )
+        self.layers = layers(vectors.shape[1], hidden, experts, dropout=DROPOUT)
 
     def forward(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
         """Logits (n, experts) of n queries' rows of the table."""
@@ -182,10 +168,7 @@ class _Model(torch.nn.Module):
 
     def student(self) -> Student:
         """What has been learnt up to now."""
-        first, _, _, last = self.layers
-        parts = (self.vectors, first.weight, first.bias, last.weight, last.bias)
-        vectors, *layers = (part.detach().numpy().copy() for part in parts)  # type: ignore[operator]
-        return Student(vectors, Perceptron(Head(*layers[:2]), Head(*layers[2:])))
+        return Student(self.vectors.detach().numpy().copy(), perceptron(self.layers))
 
 
 def _spread(vectors: NDArray[np.float32], ids: Sequence[Sequence[int]]) -> float:

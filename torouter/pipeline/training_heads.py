@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from torouter.pipeline.encoders import in_blocks, write_embedding
+from torouter.pipeline.epochs import best_of, layers, loss_of, perceptron
 from torouter.pipeline.lessons import Lesson
 from torouter.pipeline.recipe import Recipe
 from torouter.routing.config import RouterConfig
 from torouter.routing.encode import Encoder, OnnxEncoder
-from torouter.routing.heads import Head
 from torouter.routing.knn import KNNRouter
 from torouter.routing.mlp import MLPRouter
 from torouter.routing.perceptron import Perceptron
@@ -61,12 +60,7 @@ def fit_mlp(
     """The layers and the epoch they are from: the one of least loss on the validation part."""
     torch.manual_seed(recipe.seed)
     scale = float(np.sqrt(features.shape[1]))  # brings unit vectors to a mean square of 1
-    model = torch.nn.Sequential(
-        torch.nn.Linear(features.shape[1], recipe.hidden),
-        torch.nn.ReLU(),
-        torch.nn.Dropout(DROPOUT),
-        torch.nn.Linear(recipe.hidden, len(learnt.outcomes.experts)),
-    )
+    model = layers(features.shape[1], recipe.hidden, len(learnt.outcomes.experts), dropout=DROPOUT)
     x, held_x = scale * torch.from_numpy(features), scale * torch.from_numpy(held_features)
     y, held_y = torch.from_numpy(learnt.targets), torch.from_numpy(held.targets)
     epochs, batch, rate = (
@@ -77,31 +71,19 @@ def fit_mlp(
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     steps = epochs * -(-len(x) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
-    best, best_loss, best_epoch = _layers(model, scale), float("inf"), 0
-    for epoch in range(1, epochs + 1):
-        model.train()
-        for rows in torch.randperm(len(x)).split(batch):  # type: ignore[no-untyped-call]
-            optimizer.zero_grad()
-            noisy = x[rows] + NOISE * torch.randn(len(rows), x.shape[1])
-            loss_of(recipe.objective, model(noisy), y[rows]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-        model.eval()
-        with torch.inference_mode():
-            loss = float(loss_of(recipe.objective, model(held_x), held_y))
-        if loss < best_loss:
-            best, best_loss, best_epoch = _layers(model, scale), loss, epoch
-    return best, best_epoch
 
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        noisy = x[rows] + NOISE * torch.randn(len(rows), x.shape[1])
+        return loss_of(recipe.objective, model(noisy), y[rows])
 
-def loss_of(objective: str, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """What training makes small: the cross entropy with shares for "soft", else with each expert's own quality."""
-    if objective == "soft":
-        return -(targets * functional.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
-    return functional.binary_cross_entropy_with_logits(logits, targets)
-
-
-def _layers(model: torch.nn.Sequential, scale: float) -> Perceptron:
-    """Both layers; the inputs' scale goes into the first one's weights."""
-    weights = [tensor.detach().numpy().copy() for tensor in model.parameters()]
-    return Perceptron(Head(weights[0] * np.float32(scale), weights[1]), Head(weights[2], weights[3]))
+    return best_of(
+        recipe,
+        model,
+        [(optimizer, schedule)],
+        queries=len(x),
+        batch=batch,
+        epochs=epochs,
+        loss=loss,
+        held_loss=lambda: loss_of(recipe.objective, model(held_x), held_y),
+        state=lambda: perceptron(model, scale=scale),
+    )
