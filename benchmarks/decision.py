@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import ROOT, Asked, Contender, Worker, started
-from benchmarks.decision_routers import Texts, prepare
+from benchmarks.contenders import Asked, Contender, Worker, started
+from benchmarks.decision_routers import Texts, add_arguments, prepare
 from benchmarks.timing import Figures, in_turns, medians, ratio, table, write
 from torouter.pipeline.encoders import encoder_path
 from torouter.routing.config import RouterConfig
@@ -147,16 +147,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64], help="queries of a call")
     parser.add_argument("--repeats", type=int, default=5, help="turns of all contenders")
     parser.add_argument("--cpu", action="store_true", help="CPU seconds: steadier where other work runs beside it")
-    parser.add_argument("--encoder", metavar="DIR", help="default: all-MiniLM-L6-v2 of its package")
-    parser.add_argument(
-        "--routers",
-        type=Path,
-        default=ROOT / "build" / "routers",
-        metavar="DIR",
-        help="checkpoints in folders named bert, mlp, knn and fast; missing ones are trained",
-    )
     parser.add_argument("--queries", type=int, default=1000, help="to train on, and to be a KNNRouter's neighbours")
-    parser.add_argument("--out", type=Path, default=ROOT / "reports", metavar="DIR", help="where the figures go")
+    add_arguments(parser, "bert, mlp, knn and fast")
     options = parser.parse_args(argv)
 
     encoder = Path(encoder_path(options.encoder)).resolve()

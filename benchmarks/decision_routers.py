@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 from pathlib import Path
 
@@ -9,9 +10,23 @@ import pandas as pd
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
+from benchmarks.contenders import ROOT
 from benchmarks.decision_worker import TOPICS
 from torouter import cli
 from torouter.pipeline.outcomes import OutcomeTable
+
+
+def add_arguments(parser: argparse.ArgumentParser, kinds: str) -> None:
+    """Add where encoder and routers of these kinds come from, and where figures go."""
+    parser.add_argument("--encoder", metavar="DIR", help="default: all-MiniLM-L6-v2 of its package")
+    parser.add_argument(
+        "--routers",
+        type=Path,
+        default=ROOT / "build" / "routers",
+        metavar="DIR",
+        help=f"checkpoints in folders named {kinds}; missing ones are trained",
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "reports", metavar="DIR", help="where the figures go")
 
 
 class Texts:

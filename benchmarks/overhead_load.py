@@ -56,6 +56,26 @@ class ChatCompletions(ABC):
             yield chunk.choices[0].delta.content or "" if chunk.choices else ""
 
 
+class ChatModel:
+    """A contender that is a LangChain chat model."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    async def whole(self, query: str) -> str:
+        """The whole answer."""
+        return str((await self._model.ainvoke(query)).text)
+
+    async def stream(self, query: str) -> AsyncIterator[str]:
+        """The answer piece by piece."""
+        async for chunk in self._model.astream(query):
+            yield str(chunk.text)
+
+    def sync(self, query: str) -> str:
+        """The whole answer for a caller without an event loop."""
+        return str(self._model.invoke(query).text)
+
+
 def messages(query: str) -> list[dict[str, str]]:
     """The request's messages, as the server takes them."""
     return [{"role": "user", "content": query}]

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from benchmarks.decision_worker import TOPICS
-from benchmarks.overhead_load import MAX_TOKENS, Client, work
+from benchmarks.overhead_load import MAX_TOKENS, ChatModel, Client, work
 from torouter.dispatch import DispatchSettings
 from torouter.routing.router import AutoRouter, Router
 
@@ -20,30 +20,13 @@ SETTINGS = DispatchSettings(rounds=3, max_concurrency=None)
 """The models' own, without a limit of calls at a time, which would let callers wait."""
 
 
-class LangChain:
+def langchain(url: str, router: str) -> ChatModel:
     """RoutedChatModel, or ChatTGI."""
+    from langchain_torouter import ChatTGI, RoutedChatModel
 
-    def __init__(self, url: str, router: str) -> None:
-        from langchain_torouter import ChatTGI, RoutedChatModel
-
-        self._model: Any
-        if router == "none":
-            self._model = ChatTGI(base_url=url, max_tokens=MAX_TOKENS)
-        else:
-            self._model = RoutedChatModel(**routed(router, url))
-
-    async def whole(self, query: str) -> str:
-        """The whole answer."""
-        return str((await self._model.ainvoke(query)).text)
-
-    async def stream(self, query: str) -> AsyncIterator[str]:
-        """The answer piece by piece."""
-        async for chunk in self._model.astream(query):
-            yield str(chunk.text)
-
-    def sync(self, query: str) -> str:
-        """The whole answer for a caller without an event loop."""
-        return str(self._model.invoke(query).text)
+    if router == "none":
+        return ChatModel(ChatTGI(base_url=url, max_tokens=MAX_TOKENS))
+    return ChatModel(RoutedChatModel(**routed(router, url)))
 
 
 class LlamaIndex:
@@ -89,7 +72,7 @@ def routed(name: str, url: str) -> dict[str, Any]:
 
 def make(url: str, framework: str, router: str) -> Client:
     """The contender."""
-    return (LangChain if framework == "langchain" else LlamaIndex)(url, router)
+    return (langchain if framework == "langchain" else LlamaIndex)(url, router)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.contenders import ROOT, Contender, installed
 from benchmarks.decision import PEERS
-from benchmarks.decision_routers import prepare
+from benchmarks.decision_routers import add_arguments, prepare
 from benchmarks.decision_worker import TOPICS
 from benchmarks.timing import Figures, medians, ratio, table, write
 from torouter.pipeline.encoders import encoder_path
@@ -187,15 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--extras", nargs="*", default=EXTRAS, metavar="EXTRA", help="the extras that --install takes")
     parser.add_argument("--here", action="store_true", help="run torouter in the environment of this command")
     parser.add_argument("--repeats", type=int, default=7, help="turns of all programs")
-    parser.add_argument("--encoder", metavar="DIR", help="default: all-MiniLM-L6-v2 of its package")
-    parser.add_argument(
-        "--routers",
-        type=Path,
-        default=ROOT / "build" / "routers",
-        metavar="DIR",
-        help="checkpoints in folders named bert and fast; missing ones are trained",
-    )
-    parser.add_argument("--out", type=Path, default=ROOT / "reports", metavar="DIR", help="where the figures go")
+    add_arguments(parser, "bert and fast")
     options = parser.parse_args(argv)
 
     encoder = Path(encoder_path(options.encoder)).resolve()

@@ -33,18 +33,17 @@ def in_turns(
     cases: Mapping[str, Asked],
     repeats: int,
     *,
-    figure: str = "seconds",
     beside: Mapping[str, Figures] | None = None,
     progress: bool = True,
 ) -> Figures:
     """Ask every worker every case, all workers of one case after each other, the whole so many times.
 
-    What the machine does meanwhile meets all contenders of a case alike. A worker that answers without `figure` can't
-    do the case. Further figures of the same answers, by name, are put into those of `beside`.
+    What the machine does meanwhile meets all contenders of a case alike. A worker that answers without `seconds`
+    can't do the case. Further figures of the same answers, by name, are put into those of `beside`.
     """
     workers = list(workers)
     figures: Figures = {case: {} for case in cases}
-    kinds = {figure: figures, **(beside or {})}
+    kinds = {"seconds": figures, **(beside or {})}
     for repeat in range(repeats):
         for case, asked in cases.items():
             for worker in workers[repeat % len(workers) :] + workers[: repeat % len(workers)]:
