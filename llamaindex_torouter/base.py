@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,9 +37,9 @@ class ExpertLLM(FunctionCallingLLM):
 
     model_config = ConfigDict(hide_input_in_errors=True, protected_namespaces=())
 
+    @abstractmethod
     def _abilities(self) -> frozenset[Ability]:
         """What can be asked for beyond text."""
-        raise NotImplementedError
 
     def _options(self, given: dict[str, Any]) -> dict[str, Any]:
         """A call's keywords over the model's own parameters; those that are None say nothing."""
