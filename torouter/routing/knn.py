@@ -44,9 +44,8 @@ class Memory:
                 f"{len(self.experts)} experts"
             )
             raise CheckpointError(msg)
-        object.__setattr__(
-            self, "overall", self.scores.mean(axis=0)
-        )  # of a million rows that is no work for a decision
+        # Of a million rows that is no work for a decision.
+        object.__setattr__(self, "overall", self.scores.mean(axis=0))
 
     def means(self, queries: NDArray[np.float32], neighbours: int, *, by_distance: bool) -> NDArray[np.float32]:
         """Mean outcome of each query's neighbours: shape (n, number of experts)."""
