@@ -24,13 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import ROOT, Contender, installed
-from benchmarks.decision import PEERS
-from benchmarks.decision_routers import add_arguments, prepare
-from benchmarks.decision_worker import TOPICS
-from benchmarks.timing import Figures, medians, ratio, table, write
-from torouter.pipeline.encoders import encoder_path
-from torouter.routing.config import RouterConfig
+from benchmarks.decision.decision_times import PEERS
+from benchmarks.decision.timed_routers import add_arguments, prepare
+from benchmarks.decision.timed_worker import TOPICS
+from benchmarks.harness.contenders import ROOT, Contender, installed
+from benchmarks.harness.timing import Figures, medians, ratio, table, write
+from torouter.routers.config import RouterConfig
+from torouter.routers.encoders.pretrained import encoder_path
 
 BASE, TARGET_SECONDS = "RoutedChatModel, BertRouter: first decision", 2.5
 EXTRAS = ("", "langchain", "llamaindex", "otel", "search", "train", "demo", "text-generation")

@@ -19,7 +19,7 @@ from local import local_router
 from llamaindex_torouter import RoutedLLM
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from tests.scripted_tgi import ScriptedTGI
+from tests.support.scripted_tgi import ScriptedTGI
 
 PRICES = {"person": 6, "bicycle": 9, "dog": 0}
 

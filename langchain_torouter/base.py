@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_torouter.errors import langchain_errors
 from langchain_torouter.messages import to_openai
-from torouter import background
 from torouter.chat import ChatRequest
+from torouter.runtime import background
 
 StructuredOutputMethod = Literal["json_schema", "function_calling", "json_mode"]
 

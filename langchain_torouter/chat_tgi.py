@@ -15,9 +15,9 @@ from pydantic import Field, PrivateAttr, SecretStr
 
 from langchain_torouter.base import Call, ExpertChatModel
 from langchain_torouter.messages import PROVIDER, from_chunk, from_reply
+from torouter.endpoints import TGIClient, Timeouts
 from torouter.experts import Ability, Api, Expert
-from torouter.retry import retried, started
-from torouter.tgi import TGIClient, Timeouts
+from torouter.runtime.retry import retried, started
 
 
 class ChatTGI(ExpertChatModel):

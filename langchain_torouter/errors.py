@@ -17,7 +17,8 @@ from langchain_core.exceptions import (
     ModelTimeoutError,
 )
 
-from torouter import errors, foreign
+from torouter import errors
+from torouter.runtime import framework_models
 
 
 class TORouterRateLimitError(errors.ExpertOverloadedError, ModelRateLimitError):
@@ -135,7 +136,7 @@ def as_expert_error(error: Exception, expert: str) -> errors.ExpertError | None:
     for theirs, ours in _FOREIGN_ERRORS:
         if isinstance(error, theirs) and not isinstance(error, errors.ExpertError):
             return ours(f"expert {expert!r}: {type(error).__name__}", expert=expert)
-    return foreign.as_expert_error(error, expert)
+    return framework_models.as_expert_error(error, expert)
 
 
 _FOREIGN_ERRORS: tuple[tuple[type[Exception], type[errors.ExpertError]], ...] = (

@@ -19,7 +19,7 @@ from langchain_torouter.base import Call
 from langchain_torouter.errors import as_expert_error
 from torouter.errors import ConfigurationError
 from torouter.experts import Ability, Expert
-from torouter.foreign import expert_errors, stepwise
+from torouter.runtime.framework_models import expert_errors, stepwise
 
 
 def expert_of(name: str, model: BaseChatModel) -> Expert:

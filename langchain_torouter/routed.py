@@ -33,14 +33,14 @@ from langchain_torouter.messages import (
 )
 from langchain_torouter.models import ask_model, expert_of, stream_model
 from torouter.dispatch import DispatchHook, DispatchSettings, Target
+from torouter.endpoints import Timeouts
 from torouter.errors import ExpertError
-from torouter.health import Health
-from torouter.routed import RoutedExperts, RouteQuery, pool_and_models
 from torouter.routing.decision import RouteDecision, routing_block
-from torouter.routing.needs import Needs
 from torouter.routing.policy import RoutingPolicy
-from torouter.routing.text import given_routing_text
-from torouter.tgi import Timeouts
+from torouter.routing.requirements import Requirements
+from torouter.routing.routing_text import given_routing_text
+from torouter.runtime.health import Health
+from torouter.runtime.routed_experts import RoutedExperts, RouteQuery, pool_and_models
 
 RoutingText = Literal["last_human", "conversation"] | Callable[[Sequence[BaseMessage]], str]
 
@@ -115,7 +115,7 @@ class RoutedChatModel(ExpertChatModel):
     timeouts: Timeouts = Timeouts()
     """Limits of one request to one expert."""
     hooks: Sequence[DispatchHook] = Field(default=(), exclude=True, repr=False)
-    """Observers of decisions, attempts and outcomes, such as `torouter.telemetry.OpenTelemetryHook()`."""
+    """Observers of decisions, attempts and outcomes, such as `torouter.OpenTelemetryHook()`."""
     max_retries: int | None = Field(default=None, ge=0)
     """Further walks over the ranking once every expert has failed for a passing reason, each after a cool-down; the
     same as `settings.rounds` less one, over which it wins."""
@@ -264,7 +264,7 @@ class RoutedChatModel(ExpertChatModel):
         return_exceptions: bool = False,
         **kwargs: Any | None,
     ) -> list[AIMessage]:
-        self._routed.prime(self._texts(inputs, config, kwargs))
+        self._routed.prefetch(self._texts(inputs, config, kwargs))
         return super().batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
@@ -275,7 +275,7 @@ class RoutedChatModel(ExpertChatModel):
         return_exceptions: bool = False,
         **kwargs: Any | None,
     ) -> list[AIMessage]:
-        await self._routed.aprime(self._texts(inputs, config, kwargs))
+        await self._routed.aprefetch(self._texts(inputs, config, kwargs))
         return await super().abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)
 
     def _chosen(self, prompt: PromptValue, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -302,7 +302,7 @@ class RoutedChatModel(ExpertChatModel):
         inputs = [message.text for message in messages]
         return RouteQuery(
             text=self._text(messages, configurable, kwargs),
-            needs=Needs(
+            requirements=Requirements(
                 tools=bool(kwargs.get("tools")),
                 json_schema=response_format.get("type") == "json_schema",
                 images=any(_has_image(message) for message in messages),

@@ -25,7 +25,7 @@ from llama_index.core.tools.types import BaseTool
 from llamaindex_torouter.base import ExpertLLM
 from torouter import errors
 from torouter.experts import Ability, Expert
-from torouter.foreign import expert_errors, stepwise
+from torouter.runtime.framework_models import expert_errors, stepwise
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,17 +35,18 @@ from llamaindex_torouter.events import RouteDecisionEvent, RouteServedEvent
 from llamaindex_torouter.messages import conversation_text, has_image, last_user_text
 from llamaindex_torouter.models import Call, ask_model, expert_of, stream_model
 from llamaindex_torouter.tgi_llm import TGILLM, longest_answer
-from torouter import background
+from torouter.chat import Attempt
 from torouter.dispatch import AnswerFacts, DispatchHook, DispatchSettings, Target
+from torouter.endpoints import Timeouts
 from torouter.errors import ExpertError
 from torouter.experts import Ability
-from torouter.health import Health
-from torouter.routed import RoutedExperts, RouteQuery, pool_and_models
-from torouter.routing.decision import Attempt, RouteDecision, routing_block
-from torouter.routing.needs import Needs
+from torouter.routing.decision import RouteDecision, routing_block
 from torouter.routing.policy import RoutingPolicy
-from torouter.routing.text import given_routing_text
-from torouter.tgi import Timeouts
+from torouter.routing.requirements import Requirements
+from torouter.routing.routing_text import given_routing_text
+from torouter.runtime import background
+from torouter.runtime.health import Health
+from torouter.runtime.routed_experts import RoutedExperts, RouteQuery, pool_and_models
 
 if TYPE_CHECKING:
     from llama_index.core.base.llms.types import MessageRole
@@ -113,7 +114,7 @@ class RoutedLLM(ExpertLLM):
         default=(),
         exclude=True,
         repr=False,
-        description="Observers of decisions, attempts and outcomes, such as `torouter.telemetry.OpenTelemetryHook()`.",
+        description="Observers of decisions, attempts and outcomes, such as `torouter.OpenTelemetryHook()`.",
     )
     max_retries: int | None = Field(
         default=None,
@@ -242,7 +243,7 @@ class RoutedLLM(ExpertLLM):
         inputs = [message.content or "" for message in messages]
         return RouteQuery(
             text=self._text(messages, given),
-            needs=Needs(
+            requirements=Requirements(
                 tools=bool(given.get("tools")),
                 json_schema=response_format.get("type") == "json_schema",
                 images=has_image(messages),

@@ -15,10 +15,10 @@ from llama_index.core.tools.types import ToolMetadata
 from llamaindex_torouter.routed import emit
 from torouter.errors import ConfigurationError
 from torouter.experts import Expert, ExpertPool
-from torouter.routed import Experts, RoutedExperts, RouteQuery
+from torouter.routers.router import AutoRouter, Router
 from torouter.routing.decision import RouteDecision
 from torouter.routing.policy import RoutingPolicy
-from torouter.routing.router import AutoRouter, Router
+from torouter.runtime.routed_experts import Experts, RoutedExperts, RouteQuery
 
 T = TypeVar("T")
 

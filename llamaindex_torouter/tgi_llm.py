@@ -30,12 +30,12 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 
 from llamaindex_torouter.base import ROUTING_TEXT, ExpertLLM
 from llamaindex_torouter.messages import Answer, from_reply, to_openai
-from torouter import background
 from torouter.chat import ChatRequest
+from torouter.endpoints import TGIClient, Timeouts, client_for
+from torouter.endpoints.request import default_max_tokens
 from torouter.experts import Ability, Api, Expert
-from torouter.retry import retried, started
-from torouter.tgi import TGIClient, Timeouts, client_for
-from torouter.tgi.request import default_max_tokens
+from torouter.runtime import background
+from torouter.runtime.retry import retried, started
 
 # Keywords that are LlamaIndex's or ours and say nothing to an expert's server.
 _NOT_SENT = ("model", "timeout", "formatted", "exclude", ROUTING_TEXT)

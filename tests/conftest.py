@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
-from tests.scripted_tgi import ScriptedTGI
+from tests.support import tiny
+from tests.support.scripted_tgi import ScriptedTGI
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_embedding(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same encoder's sentence embeddings as ONNX graphs, which several routers can share."""
-    from torouter.pipeline.encoders import write_embedding
+    from torouter.routers.encoders.pretrained import write_embedding
 
     directory = tmp_path_factory.mktemp("embedding")
     write_embedding(str(tiny_encoder), directory)
@@ -37,29 +37,31 @@ def tiny_embedding(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def bert_directory(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint of a BertRouter that learnt the tiny table by the per-expert objective."""
-    return tiny.trained(tiny.recipe(tiny_encoder), tmp_path_factory.mktemp("bert"))
+    return tiny.trained(tiny.training_arguments(tiny_encoder), tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="session")
 def soft_directory(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint of a BertRouter that learnt the tiny table by the paper's objective."""
-    return tiny.trained(tiny.recipe(tiny_encoder, objective="soft"), tmp_path_factory.mktemp("soft"))
+    return tiny.trained(tiny.training_arguments(tiny_encoder, objective="soft"), tmp_path_factory.mktemp("soft"))
 
 
 @pytest.fixture(scope="session")
 def mlp_directory(tiny_embedding: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint of an MLPRouter."""
-    return tiny.trained(tiny.recipe(tiny_embedding, router="mlp", epochs=40), tmp_path_factory.mktemp("mlp"))
+    return tiny.trained(
+        tiny.training_arguments(tiny_embedding, router="mlp", epochs=40), tmp_path_factory.mktemp("mlp")
+    )
 
 
 @pytest.fixture(scope="session")
 def knn_directory(tiny_embedding: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint of a KNNRouter."""
-    return tiny.trained(tiny.recipe(tiny_embedding, router="knn"), tmp_path_factory.mktemp("knn"))
+    return tiny.trained(tiny.training_arguments(tiny_embedding, router="knn"), tmp_path_factory.mktemp("knn"))
 
 
 @pytest.fixture(scope="session")
 def fast_directory(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint of a FastRouter that learnt from the outcomes alone."""
-    how = tiny.recipe(tiny_encoder, router="fast", learning_rate=None, head_learning_rate=None)
+    how = tiny.training_arguments(tiny_encoder, router="fast", learning_rate=None, head_learning_rate=None)
     return tiny.trained(how, tmp_path_factory.mktemp("fast"))

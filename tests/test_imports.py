@@ -30,7 +30,7 @@ def loaded(statement: str) -> set[str]:
     [
         ("import torouter", set()),
         ("from torouter import Expert, ExpertPool, AutoRouter, RoutingPolicy, RouteDecision", set()),
-        ("import torouter.tgi, torouter.dispatch, torouter.routed", set()),
+        ("import torouter.endpoints, torouter.dispatch, torouter.runtime.routed_experts", set()),
         ("from langchain_torouter import RoutedChatModel, ChatTGI", {"langchain_core"}),
         ("from llamaindex_torouter import RoutedLLM, TGILLM, TORouterSelector", {"llama_index"}),
         ("from torouter.cli import main", set()),
@@ -47,15 +47,22 @@ def test_an_import_loads_no_framework_that_it_does_not_need(statement: str, allo
         ("llama_index", "import llamaindex_torouter", "pip install 'torouter[llamaindex]'"),
         (
             "pandas",
-            "from torouter.pipeline.outcomes import OutcomeTable; OutcomeTable.read('x.csv')",
+            "from torouter.outcomes.table import OutcomeTable; OutcomeTable.read('x.csv')",
             "pip install 'torouter[train]'",
         ),
         (
             "text_generation",
-            "import torouter.tgi as t; t.client_for(t.Expert(name='a', url='http://x', client='text-generation'))",
+            (
+                "from torouter import Expert; from torouter.endpoints import client_for; "
+                "client_for(Expert(name='a', url='http://x', client='text-generation'))"
+            ),
             "pip install 'torouter[text-generation]'",
         ),
-        ("opentelemetry", "import torouter.telemetry as t; t.OpenTelemetryHook()", "pip install 'torouter[otel]'"),
+        (
+            "opentelemetry",
+            "from torouter.runtime.telemetry import OpenTelemetryHook as T; T()",
+            "pip install 'torouter[otel]'",
+        ),
         (
             "xllamacpp",
             "from torouter.demo.server import smollm2_server; smollm2_server().__enter__()",

@@ -7,32 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torouter.experts import Expert, ExpertPool
-    from torouter.routing.baselines import BestSingleRouter, OracleRouter, RandomRouter
-    from torouter.routing.bert import BertRouter
+    from torouter.routers.baselines import BestSingleRouter, OracleRouter, RandomRouter
+    from torouter.routers.bert import BertRouter
+    from torouter.routers.fast import FastRouter
+    from torouter.routers.knn import KNNRouter
+    from torouter.routers.mlp import MLPRouter
+    from torouter.routers.router import AutoRouter, Router
     from torouter.routing.decision import RouteDecision
-    from torouter.routing.fast import FastRouter
-    from torouter.routing.knn import KNNRouter
-    from torouter.routing.mlp import MLPRouter
     from torouter.routing.policy import RoutingPolicy
-    from torouter.routing.router import AutoRouter, Router
-    from torouter.routing.text import routing_text
+    from torouter.routing.routing_text import routing_text
 
 # A name is imported when it is first asked for, so that `import torouter` costs next to nothing.
 _HOME = {
-    "AutoRouter": "torouter.routing.router",
-    "BertRouter": "torouter.routing.bert",
-    "BestSingleRouter": "torouter.routing.baselines",
+    "AutoRouter": "torouter.routers.router",
+    "BertRouter": "torouter.routers.bert",
+    "BestSingleRouter": "torouter.routers.baselines",
     "Expert": "torouter.experts",
     "ExpertPool": "torouter.experts",
-    "FastRouter": "torouter.routing.fast",
-    "KNNRouter": "torouter.routing.knn",
-    "MLPRouter": "torouter.routing.mlp",
-    "OracleRouter": "torouter.routing.baselines",
-    "RandomRouter": "torouter.routing.baselines",
+    "FastRouter": "torouter.routers.fast",
+    "KNNRouter": "torouter.routers.knn",
+    "MLPRouter": "torouter.routers.mlp",
+    "OracleRouter": "torouter.routers.baselines",
+    "RandomRouter": "torouter.routers.baselines",
     "RouteDecision": "torouter.routing.decision",
-    "Router": "torouter.routing.router",
+    "Router": "torouter.routers.router",
     "RoutingPolicy": "torouter.routing.policy",
-    "routing_text": "torouter.routing.text",
+    "routing_text": "torouter.routing.routing_text",
 }
 
 __all__ = [

@@ -11,7 +11,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One chat call, in the OpenAI names; `torouter.tgi.request` turns it into the dialect of the expert's server.
+    """One chat call, in the OpenAI names; `torouter.endpoints` turns it into the dialect of the expert's server.
 
     Attributes:
         messages: OpenAI message objects (`role`, `content`, `tool_calls`, `tool_call_id`).
@@ -81,3 +81,23 @@ class ChatChunk:
     usage: Usage | None = None
     model: str | None = None
     logprobs: tuple[Mapping[str, Any], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One expert that was asked and failed: the exception's class name and its text, which hold no secret."""
+
+    expert: str
+    error: str
+    message: str
+    milliseconds: float
+    url: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; the url is left out, since it may name a private host."""
+        return {
+            "expert": self.expert,
+            "error": self.error,
+            "message": self.message,
+            "milliseconds": round(self.milliseconds, 3),
+        }

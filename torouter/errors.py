@@ -1,10 +1,13 @@
 """All of torouter's exceptions, split by what the caller does about them.
 
 TORouterError
-├── ConfigurationError        mend the argument, file or field it names
-├── OutcomeTableError         mend the row and column it names
+├── ConfigurationError        correct the argument, file or field it names
+│   └── UnknownExpertError    no expert of the pool has this name
+├── OutcomeTableError         correct the row and column it names
 ├── CheckpointError           the router's directory can't be used as it is
 ├── MissingExtraError         run the pip command it gives
+├── CollectStoppedError       fix what its cause says and start `collect` again: finished cells are kept
+├── NLLUnavailableError       the server gives no log-probabilities of a prompt's tokens
 ├── NoExpertLeftError         every expert was tried, `attempts` says how each failed
 │   └── DeadlineExceededError the one deadline over all attempts is spent
 └── ExpertError               one expert failed to answer
@@ -25,7 +28,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torouter.routing.decision import Attempt
+    from torouter.chat import Attempt
 
 
 class TORouterError(Exception):
@@ -34,6 +37,12 @@ class TORouterError(Exception):
 
 class ConfigurationError(TORouterError, ValueError):
     """An argument, a file or a field is wrong; the message names it, its value and the fix."""
+
+
+class UnknownExpertError(ConfigurationError, KeyError):
+    """A name that no expert of the pool has. It is a KeyError too, so that the pool keeps a Mapping's contract."""
+
+    __str__ = Exception.__str__  # KeyError's shows the repr of the message
 
 
 class OutcomeTableError(TORouterError, ValueError):
@@ -46,6 +55,14 @@ class CheckpointError(TORouterError):
 
 class MissingExtraError(TORouterError, ImportError):
     """An optional dependency is not installed; the message is the pip command that brings it."""
+
+
+class CollectStoppedError(TORouterError):
+    """One expert made it useless to go on. What was finished is in the journal; its cause is the expert's error."""
+
+
+class NLLUnavailableError(TORouterError):
+    """The expert's server gives no log-probabilities of a prompt's tokens."""
 
 
 class ExpertError(TORouterError):

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from torouter.errors import ConfigurationError
+from torouter.errors import ConfigurationError, UnknownExpertError
 from torouter.secrets import Secret, SupportsSecret
 
 Api = Literal["tgi", "openai"]
@@ -353,12 +353,6 @@ class ExpertPool(Mapping[str, Expert]):
 
     def __repr__(self) -> str:
         return f"ExpertPool({', '.join(self._experts)})"
-
-
-class UnknownExpertError(ConfigurationError, KeyError):
-    """A name that no expert of the pool has. It is a KeyError too, so that the pool keeps a Mapping's contract."""
-
-    __str__ = Exception.__str__  # KeyError's shows the repr of the message
 
 
 def _coerced(name: str, value: object) -> Expert:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.scripted_tgi import ScriptedTGI
+from tests.support.scripted_tgi import ScriptedTGI
 
 
 @pytest.fixture

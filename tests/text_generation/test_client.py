@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.scripted_tgi import Fault, Raw, ScriptedTGI, Text
+from tests.support.scripted_tgi import Fault, Raw, ScriptedTGI, Text
 from torouter.chat import ChatRequest, Usage
+from torouter.endpoints import TGIClient, Timeouts, client_for
 from torouter.errors import (
     ContextLengthError,
     ExpertAuthenticationError,
@@ -25,7 +26,6 @@ from torouter.errors import (
     TruncatedReplyError,
 )
 from torouter.experts import Expert
-from torouter.tgi import TGIClient, Timeouts, client_for
 
 pytest.importorskip("text_generation", reason="it has an environment of its own: make test-text-generation")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.scripted_tgi import Fault, ScriptedTGI, Text
+from tests.support.scripted_tgi import Fault, ScriptedTGI, Text
 from tests.text_generation.words_knn import knn_router
 from torouter import BestSingleRouter, Expert
 

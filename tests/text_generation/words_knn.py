@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from torouter.routing.config import ExpertFacts, RouterConfig
-from torouter.routing.encode import OnnxEncoder, QueryTokenizer
-from torouter.routing.knn import KNNRouter
+from torouter.routers.config import ExpertFacts, RouterConfig
+from torouter.routers.encoders.onnx_encoder import OnnxEncoder
+from torouter.routers.encoders.tokenizer import QueryTokenizer
+from torouter.routers.knn import KNNRouter
 
 WORDS = ("[UNK]", "code", "facts")
 

@@ -26,8 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     import asyncio
 
     from torouter.experts import ExpertPool
-    from torouter.pipeline.collect import Pace, collect
-    from torouter.pipeline.queries import read_queries
+    from torouter.outcomes.collector import Pace, collect
+    from torouter.outcomes.queries import read_queries
 
     experts = ExpertPool.from_yaml(arguments.experts)
     queries = read_queries(

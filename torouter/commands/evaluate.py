@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torouter.pipeline.outcomes import OutcomeTable
-    from torouter.routing.router import Router
+    from torouter.outcomes.table import OutcomeTable
+    from torouter.routers.router import Router
 
 HELP = "judge routers by recorded outcomes"
 
@@ -52,8 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--cross-fit",
         action="store_true",
-        help="pick the weight of cost on the whole train part, by five routers of the same kind (default recipe) that "
-        "each learnt four fifths of it, and not on the router's small validation part",
+        help="pick the weight of cost on the whole train part, by five routers of the same kind, each "
+        "trained with default arguments on four fifths of it, and not on the router's small validation part",
     )
     add("--card", action="store_true", help="tell the results in README.md of each router's directory too")
     add("--no-progress", dest="progress", action="store_false", help="no progress bar")
@@ -61,12 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write the report and print its tables."""
-    from torouter.evaluation.card import card_results, write_card
-    from torouter.evaluation.evaluate import evaluate, leave_one_dataset_out
+    from torouter.evaluation.card_results import card_results, write_card
+    from torouter.evaluation.evaluator import evaluate, leave_one_dataset_out
     from torouter.evaluation.report import prepare, write_report
     from torouter.evaluation.sections import facts, sections
-    from torouter.pipeline.outcomes import OutcomeTable
-    from torouter.routing.router import AutoRouter
+    from torouter.outcomes.table import OutcomeTable
+    from torouter.routers.router import AutoRouter
 
     prepare(arguments.report)
     table = OutcomeTable.concat([OutcomeTable.read(path) for path in arguments.tables])
@@ -105,8 +105,8 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _trained(kind: Any, table: OutcomeTable) -> Router:
-    from torouter.pipeline.recipe import Recipe
-    from torouter.pipeline.training import train
+    from torouter.training.arguments import TrainingArguments
+    from torouter.training.trainer import train
 
     with tempfile.TemporaryDirectory() as folder:
-        return train(table, out=Path(folder) / kind, recipe=Recipe(router=kind, progress=False))
+        return train(table, out=Path(folder) / kind, arguments=TrainingArguments(router=kind, progress=False))

@@ -21,8 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Label, and print each expert's mean score."""
     from torouter.errors import ConfigurationError
-    from torouter.pipeline.label import label
-    from torouter.pipeline.outcomes import OutcomeTable
+    from torouter.outcomes.labeller import label
+    from torouter.outcomes.table import OutcomeTable
 
     named = [text.rpartition("=") for text in arguments.scorer]
     common = [name for _, equals, name in named if not equals]

@@ -20,9 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the experts by score."""
+    from torouter.routers.router import AutoRouter
     from torouter.routing.decision import RouteDecision
     from torouter.routing.display import score_lines
-    from torouter.routing.router import AutoRouter
 
     text = sys.stdin.read() if arguments.text == "-" else arguments.text
     router = AutoRouter.from_pretrained(arguments.router, engine=arguments.engine)

@@ -10,20 +10,26 @@ HELP = "train a router on outcomes"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments; what is left out is the recipe's default."""
+    """Add the command's arguments; what is left out is the default of `TrainingArguments`."""
     parser.set_defaults(progress=True)
     add = parser.add_argument
     add("tables", nargs="+", metavar="TABLE", help="outcome tables of the same experts: .parquet, .csv or .jsonl")
     add("--out", required=True, metavar="DIR", help="where the checkpoint goes; an older one there is replaced")
     add("--split", metavar="standard:SEED", help="learn from the train part of this split only")
     add("--experts", metavar="YAML", help="a pool whose prices and windows the checkpoint shall remember")
-    recipe = parser.add_argument_group("recipe", argument_default=argparse.SUPPRESS)
-    add = recipe.add_argument
+    training = parser.add_argument_group("training", argument_default=argparse.SUPPRESS)
+    add = training.add_argument
     add("--router", choices=("bert", "mlp", "knn", "fast"), help="default: bert")
     add("--objective", choices=("soft", "bce"), help="the paper's soft labels, or each expert's own score (default)")
     add("--label-form", choices=("multiply", "divide", "hard"), help="soft labels: softmax(T*s), softmax(s/T), or best")
     add("--temperature", type=float, metavar="T", help="of the soft labels; default: 10")
-    add("--own-share", type=float, metavar="SHARE", help="of a query's own outcome beside its data set's mean")
+    add(
+        "--own-share",
+        dest="outcome_weight",
+        type=float,
+        metavar="SHARE",
+        help="of a query's own outcome beside its data set's mean",
+    )
     add("--encoder", metavar="DIR", help="directory or Hub id; default: all-MiniLM-L6-v2")
     add("--seed", type=int)
     add("--max-length", type=int, metavar="TOKENS", help="tokens of a query that are read")
@@ -52,17 +58,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, and say what came of it."""
     from torouter.experts import ExpertPool
-    from torouter.pipeline.outcomes import OutcomeTable
-    from torouter.pipeline.recipe import Recipe
-    from torouter.pipeline.training import train
+    from torouter.outcomes.table import OutcomeTable
+    from torouter.training.arguments import TrainingArguments
+    from torouter.training.trainer import train
 
     given = vars(arguments)
-    recipe = Recipe(**{field.name: given[field.name] for field in fields(Recipe) if field.name in given})
+    training = TrainingArguments(
+        **{field.name: given[field.name] for field in fields(TrainingArguments) if field.name in given}
+    )
     experts = ExpertPool.from_yaml(arguments.experts) if arguments.experts else None
     table = OutcomeTable.concat([OutcomeTable.read(path) for path in arguments.tables])
     if arguments.split:
         table, _ = table.split(arguments.split)
-    router = train(table, out=arguments.out, recipe=recipe, experts=experts)
+    router = train(table, out=arguments.out, arguments=training, experts=experts)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts this in every process
         found = router.config.training
         print(f"{arguments.out}: {router.config.kind} router over {len(router.experts)} experts")

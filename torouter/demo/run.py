@@ -16,13 +16,13 @@ import numpy as np
 from torouter.demo.server import Forwarder, forwarders, smollm2_server
 from torouter.errors import ConfigurationError, MissingExtraError
 from torouter.experts import Expert, ExpertPool
-from torouter.pipeline.collect import collect
-from torouter.pipeline.label import label
-from torouter.pipeline.outcomes import OutcomeTable
-from torouter.pipeline.queries import Query, read_queries
-from torouter.pipeline.recipe import Recipe
+from torouter.outcomes.collector import collect
+from torouter.outcomes.labeller import label
+from torouter.outcomes.queries import Query, read_queries
+from torouter.outcomes.table import OutcomeTable
+from torouter.routers.router import Router
 from torouter.routing.display import score_lines
-from torouter.routing.router import Router
+from torouter.training.arguments import TrainingArguments
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessageChunk
@@ -66,7 +66,7 @@ async def demo(
     Args:
         experts: An experts.yaml of endpoints that are up; None starts the demo's own experts on this machine.
         out: Where the trained router is kept; None forgets it at the end.
-        epochs: Of training, None for the recipe's own.
+        epochs: Of training, None for the default.
         questions: How many of the demo's queries other experts than its own are asked, to have outcomes to learn from.
         allow_code: Whether Python that those experts write may be run to score it; else they are asked for none.
 
@@ -121,23 +121,23 @@ async def _outcomes_of(pool: ExpertPool, questions: int, out: Path, *, allow_cod
 
 def _trained(table: OutcomeTable, pool: ExpertPool, out: Path, epochs: int | None) -> Router:
     """Train a BERT-Router on the train part of the table, and say what it is worth on the other part."""
-    from torouter.pipeline.training import train
+    from torouter.training.trainer import train
 
     _title("2. Training a BERT-Router")
-    learnt, held = table.split(SPLIT)
-    print(f"  on {len(learnt)} of {len(table)} queries, {len(table.experts)} experts", flush=True)
+    train_part, test_part = table.split(SPLIT)
+    print(f"  on {len(train_part)} of {len(table)} queries, {len(table.experts)} experts", flush=True)
     began = time.monotonic()
-    router = train(learnt, out=out, recipe=Recipe(router="bert", epochs=epochs), experts=pool)
+    router = train(train_part, out=out, arguments=TrainingArguments(router="bert", epochs=epochs), experts=pool)
     print(f"  took {time.monotonic() - began:.0f} s, served in {router.config.precision}")
 
-    _title(f"3. What routing is worth on the {len(held)} queries kept back")
-    outcomes = held.matrix()
+    _title(f"3. What routing is worth on the {len(test_part)} queries kept back")
+    outcomes = test_part.matrix()
     choice = router.scores(outcomes.queries)[:, [router.experts.index(name) for name in outcomes.experts]].argmax(
         axis=1
     )
     # The best single expert is picked where the router learnt, not where both are judged.
-    single = int(learnt.matrix().scores.mean(axis=0).argmax())
-    routed = float(outcomes.scores[np.arange(len(held)), choice].mean())
+    single = int(train_part.matrix().scores.mean(axis=0).argmax())
+    routed = float(outcomes.scores[np.arange(len(test_part)), choice].mean())
     alone = float(outcomes.scores[:, single].mean())
     oracle = float(outcomes.scores.max(axis=1).mean())
     for name, quality in (

@@ -1,7 +1,6 @@
 """From a decision to an answer: the order of experts, their health and the deadline."""
 
 from torouter.dispatch.dispatcher import Dispatcher, Served, ServedStream, Target
-from torouter.dispatch.health import ReplicaSnapshot
 from torouter.dispatch.hooks import (
     AnswerFacts,
     AttemptBegan,
@@ -11,6 +10,7 @@ from torouter.dispatch.hooks import (
     DispatchEvent,
     DispatchHook,
 )
+from torouter.dispatch.replica import ReplicaSnapshot
 from torouter.dispatch.settings import DispatchSettings
 
 __all__ = [

@@ -12,17 +12,18 @@ from functools import partial
 from random import Random
 from typing import Any, Generic, TypeVar
 
-from torouter.dispatch.board import Board
-from torouter.dispatch.health import Lease, ReplicaSnapshot
+from torouter.chat import Attempt
+from torouter.dispatch.attempt_timeout import attempt_timeout
 from torouter.dispatch.hedging import first_answer
-from torouter.dispatch.hooks import AnswerFacts, DispatchHook, Journal
+from torouter.dispatch.hooks import AnswerFacts, CallEvents, DispatchHook
 from torouter.dispatch.limits import Waiter
-from torouter.dispatch.patience import patience
+from torouter.dispatch.pool_state import PoolState
+from torouter.dispatch.replica import Lease, ReplicaSnapshot
 from torouter.dispatch.settings import DispatchSettings
 from torouter.errors import ExpertError, ExpertProtocolError, ExpertRequestError, ExpertTimeoutError
 from torouter.experts import Expert, ExpertPool
-from torouter.routing.decision import Attempt, RouteDecision
-from torouter.routing.needs import Estimate
+from torouter.routing.decision import RouteDecision
+from torouter.routing.requirements import Estimate
 
 T = TypeVar("T")
 
@@ -124,7 +125,7 @@ class Dispatcher:
         self._hooks = tuple(hooks)
         self._clock = clock
         self._sleep = sleep
-        self._board = Board(experts, settings, estimates or {}, clock, random or Random())  # noqa: S311 - jitter
+        self._board = PoolState(experts, settings, estimates or {}, clock, random or Random())  # noqa: S311 - jitter
 
     async def call(
         self, decision: RouteDecision, ask: Callable[[Target], Awaitable[T]], *, deadline: float | None = None
@@ -144,22 +145,22 @@ class Dispatcher:
             DeadlineExceededError: The deadline is spent.
             NoExpertLeftError: Every expert has failed.
         """
-        journal = self._start(decision, deadline, streamed=False)
+        events = self._start(decision, deadline, streamed=False)
         hedge_seconds = self.settings.hedge_seconds
         try:
             while True:
-                lease = await self._next_place(journal)
-                attempt = self._attempt(journal, lease, ask)
+                lease = await self._next_place(events)
+                attempt = self._attempt(events, lease, ask)
                 if hedge_seconds is None:
                     served = await attempt
                 else:
-                    second = partial(self._second_attempt, journal, lease, ask)
+                    second = partial(self._second_attempt, events, lease, ask)
                     served = await first_answer(attempt, self._sleep(hedge_seconds), second)
                 if served is not None:
-                    journal.ended(served.expert, None)
+                    events.ended(served.expert, None)
                     return served
         except BaseException as error:
-            journal.ended(None, error)
+            events.ended(None, error)
             raise
 
     async def open_stream(
@@ -173,28 +174,28 @@ class Dispatcher:
 
         Arguments and errors are `call`'s. After the first item an `ExpertError` of the stream passes on as it is.
         """
-        journal = self._start(decision, deadline, streamed=True)
-        walk = journal.walk
+        events = self._start(decision, deadline, streamed=True)
+        failover = events.failover
         try:
             while True:
-                lease = await self._next_place(journal)
-                target = self._target(journal, lease)
-                items = self._items(journal, lease, target, ask)
+                lease = await self._next_place(events)
+                target = self._target(events, lease)
+                items = self._items(events, lease, target, ask)
                 try:
-                    async with patience(walk, lease) as timer:
+                    async with attempt_timeout(failover, lease) as timer:
                         first = await anext(items)
                 except BaseException as error:
-                    if self._may_go_on(journal, lease, error, timer):
+                    if self._may_go_on(events, lease, error, timer):
                         continue
                     raise
                 lease.answering = True
-                self._board.is_alive(lease)
+                self._board.mark_alive(lease)
                 until = None
                 if not target.url and target.seconds is not None:
-                    until = asyncio.get_running_loop().time() + walk.deadline - self._clock()
-                return ServedStream(first, items, target, tuple(walk.attempts), until)
+                    until = asyncio.get_running_loop().time() + failover.deadline - self._clock()
+                return ServedStream(first, items, target, tuple(failover.attempts), until)
         except BaseException as error:
-            journal.ended(None, error)
+            events.ended(None, error)
             raise
 
     def snapshot(self) -> tuple[ReplicaSnapshot, ...]:
@@ -217,17 +218,17 @@ class Dispatcher:
         """Put what has become known of an expert, such as its window, in the place of the expert of the same name."""
         self._board.describe(expert)
 
-    def _start(self, decision: RouteDecision, deadline: float | None, *, streamed: bool) -> Journal:
-        walk = self._board.start(decision.ranking, self.settings.deadline if deadline is None else deadline)
-        return Journal(self._hooks, decision, walk, self._clock, streamed=streamed)
+    def _start(self, decision: RouteDecision, deadline: float | None, *, streamed: bool) -> CallEvents:
+        failover = self._board.start(decision.ranking, self.settings.deadline if deadline is None else deadline)
+        return CallEvents(self._hooks, decision, failover, self._clock, streamed=streamed)
 
-    async def _next_place(self, journal: Journal) -> Lease:
+    async def _next_place(self, events: CallEvents) -> Lease:
         """A place on the replica that is to be asked next; waits for it where all are taken."""
         while True:
-            place = self._board.next_place(journal.walk)
+            place = self._board.next_place(events.failover)
             lease = place if isinstance(place, Lease) else await self._wait(*place)
             if lease is not None:
-                journal.attempt_began(lease)
+                events.attempt_began(lease)
                 return lease
 
     async def _wait(self, waiter: Waiter, seconds: float) -> Lease | None:
@@ -241,38 +242,40 @@ class Dispatcher:
             if timer is not None:
                 timer.cancel()
 
-    async def _attempt(self, journal: Journal, lease: Lease, ask: Callable[[Target], Awaitable[T]]) -> Served[T] | None:
+    async def _attempt(
+        self, events: CallEvents, lease: Lease, ask: Callable[[Target], Awaitable[T]]
+    ) -> Served[T] | None:
         """Ask one replica for a whole answer; None after a failure after which somebody else is asked."""
-        walk = journal.walk
-        target = self._target(journal, lease)
+        failover = events.failover
+        target = self._target(events, lease)
         try:
-            async with patience(walk, lease) as timer:
+            async with attempt_timeout(failover, lease) as timer:
                 value = await ask(target)
         except BaseException as error:
-            if self._may_go_on(journal, lease, error, timer):
+            if self._may_go_on(events, lease, error, timer):
                 return None
             raise
         now = self._clock()
-        self._finish(journal, lease, seconds=now - lease.began)
-        return Served(value, target.expert.name, target.url, tuple(walk.attempts), (now - walk.began) * 1000)
+        self._finish(events, lease, seconds=now - lease.began)
+        return Served(value, target.expert.name, target.url, tuple(failover.attempts), (now - failover.began) * 1000)
 
     def _second_attempt(
-        self, journal: Journal, slow: Lease, ask: Callable[[Target], Awaitable[T]]
+        self, events: CallEvents, slow: Lease, ask: Callable[[Target], Awaitable[T]]
     ) -> Coroutine[Any, Any, Served[T] | None] | None:
         """An attempt beside the one that is slow to answer; None if nobody is there for it."""
-        lease = self._board.second_place(journal.walk, slow)
+        lease = self._board.second_place(events.failover, slow)
         if lease is None:
             return None
-        journal.attempt_began(lease)
-        return self._attempt(journal, lease, ask)
+        events.attempt_began(lease)
+        return self._attempt(events, lease, ask)
 
-    def _target(self, journal: Journal, lease: Lease) -> Target:
-        left = journal.walk.deadline - lease.began
+    def _target(self, events: CallEvents, lease: Lease) -> Target:
+        left = events.failover.deadline - lease.began
         seconds = None if left == math.inf else left
-        return Target(lease.replica.expert, lease.replica.url, seconds, partial(journal.answer_says, lease))
+        return Target(lease.replica.expert, lease.replica.url, seconds, partial(events.answer_says, lease))
 
     async def _items(
-        self, journal: Journal, lease: Lease, target: Target, ask: Callable[[Target], AsyncGenerator[T, None]]
+        self, events: CallEvents, lease: Lease, target: Target, ask: Callable[[Target], AsyncGenerator[T, None]]
     ) -> AsyncGenerator[T, None]:
         """The stream's items. After the first one, whatever ends it frees its place."""
         try:
@@ -284,14 +287,14 @@ class Dispatcher:
                     began = self._clock()
         except BaseException as error:
             if lease.answering:
-                self._finish(journal, lease, error=error)
-                journal.ended(target.expert.name, error)
+                self._finish(events, lease, error=error)
+                events.ended(target.expert.name, error)
             raise
         if lease.answering:
-            self._finish(journal, lease, seconds=seconds + self._clock() - began)
-            journal.ended(target.expert.name, None)
+            self._finish(events, lease, seconds=seconds + self._clock() - began)
+            events.ended(target.expert.name, None)
 
-    def _may_go_on(self, journal: Journal, lease: Lease, error: BaseException, timer: asyncio.Timeout) -> bool:
+    def _may_go_on(self, events: CallEvents, lease: Lease, error: BaseException, timer: asyncio.Timeout) -> bool:
         """Take the place back, and say whether this failure is one after which somebody else is asked."""
         name = lease.replica.expert.name
         took = self._clock() - lease.began
@@ -299,14 +302,14 @@ class Dispatcher:
             error = ExpertTimeoutError(f"expert {name!r}: no answer within {took:.3g} s", expert=name)
         elif isinstance(error, StopAsyncIteration):
             error = ExpertProtocolError(f"expert {name!r}: the stream ended before its first item", expert=name)
-        self._finish(journal, lease, error=error)
+        self._finish(events, lease, error=error)
         if not isinstance(error, ExpertError) or isinstance(error, ExpertRequestError):
             return False
-        journal.walk.failed(lease.replica, error, took * 1000)
+        events.failover.failed(lease.replica, error, took * 1000)
         return True
 
     def _finish(
-        self, journal: Journal, lease: Lease, *, error: BaseException | None = None, seconds: float | None = None
+        self, events: CallEvents, lease: Lease, *, error: BaseException | None = None, seconds: float | None = None
     ) -> None:
         self._board.finish(lease, error=error, seconds=seconds)
-        journal.attempt_ended(lease, error)
+        events.attempt_ended(lease, error)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, runtime_checkable
 
-from torouter.dispatch.health import Lease
-from torouter.dispatch.walk import Walk
-from torouter.routing.decision import Attempt, RouteDecision
+from torouter.chat import Attempt
+from torouter.dispatch.failover import FailoverState
+from torouter.dispatch.replica import Lease
+from torouter.routing.decision import RouteDecision
 
 logger = logging.getLogger(__name__)
 
@@ -96,19 +97,19 @@ class DispatchHook(Protocol):
     def __call__(self, event: DispatchEvent, /) -> None: ...
 
 
-class Journal:
+class CallEvents:
     """What one call has to tell. Costs nothing where nobody listens."""
 
     def __init__(
         self,
         hooks: Sequence[DispatchHook],
         decision: RouteDecision,
-        walk: Walk,
+        failover: FailoverState,
         clock: Callable[[], float],
         *,
         streamed: bool,
     ) -> None:
-        self.walk = walk
+        self.failover = failover
         self._hooks = hooks
         self._clock = clock
         if hooks:
@@ -140,8 +141,8 @@ class Journal:
 
     def ended(self, expert: str | None, error: BaseException | None) -> None:
         if self._hooks:
-            took = (self._clock() - self.walk.began) * 1000
-            self._tell(CallEnded(self._call, expert, tuple(self.walk.attempts), took, _name(error)))
+            took = (self._clock() - self.failover.began) * 1000
+            self._tell(CallEnded(self._call, expert, tuple(self.failover.attempts), took, _name(error)))
 
     def _tell(self, event: DispatchEvent) -> None:
         for hook in self._hooks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from torouter.dispatch.health import Lease, Replica
+from torouter.dispatch.replica import Lease, Replica
 
 
 class RetryBudget:

@@ -77,7 +77,7 @@ def cost_and_quality(lines: Sequence[Line]) -> str:
         axes.plot(*start, MARKERS[number % len(MARKERS)], color=color, markersize=6)
         labels.append((line.name, *start, color))
     for line in lines:
-        if line.name in ("oracle", "random") and line.role == "yardstick":
+        if line.name in ("oracle", "random") and line.role == "baseline":
             point = line.figures["cost"].mean, line.figures["priced_quality"].mean
             axes.plot(*point, "*" if line.name == "oracle" else "x", color=INK, markersize=8)
             labels.append((line.name, *point, INK))
@@ -99,11 +99,11 @@ def qualities(lines: Sequence[Line]) -> str:
     """Quality of every contender, with its standard deviation."""
     shown = [line for line in lines if "quality" in line.figures]
     figure, axes = blank(0.8 + 0.27 * len(shown))
-    colors = {"router": SERIES[0], "yardstick": INK, "expert": MUTED}
+    colors = {"router": SERIES[0], "baseline": INK, "expert": MUTED}
     for row, line in enumerate(shown):
         found = line.figures["quality"]
         spread = 0.0 if np.isnan(found.sd) else found.sd
-        marker = {"router": "o", "yardstick": "D", "expert": "o"}[line.role]
+        marker = {"router": "o", "baseline": "D", "expert": "o"}[line.role]
         axes.errorbar(found.mean, row, xerr=spread, fmt=marker, color=colors[line.role], markersize=5, capsize=2)
     axes.set_yticks(range(len(shown)), [line.name for line in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)

@@ -15,7 +15,7 @@ from torouter.errors import ConfigurationError
 from torouter.evaluation import metrics
 from torouter.evaluation.curves import NAN, Curve, PairCurve, sweep, sweep_weights
 from torouter.evaluation.metrics import Choices, Floats
-from torouter.evaluation.part import Part, complete_rows, expected_costs
+from torouter.evaluation.outcome_arrays import OutcomeArrays, complete_rows, expected_costs
 
 KEPT = 0.99
 """Share of the best single expert's quality that must be kept where saved cost is measured."""
@@ -33,7 +33,7 @@ class CostPart:
         test_rows: Likewise of the test part.
         train: Their outcomes.
         test: Their outcomes.
-        single: Column of the expert that is best on `train`.
+        single: MetricSpec of the expert that is best on `train`.
         pair: Columns of the weak and the strong expert of APGR and CPT.
         weights: Weights of cost that a curve sweeps, in quality per USD per 1,000 queries.
     """
@@ -41,14 +41,14 @@ class CostPart:
     columns: NDArray[np.bool_]
     train_rows: NDArray[np.bool_]
     test_rows: NDArray[np.bool_]
-    train: Part
-    test: Part
+    train: OutcomeArrays
+    test: OutcomeArrays
     single: int
     pair: tuple[int, int]
     weights: NDArray[np.float64]
 
     @classmethod
-    def of(cls, train: Part, test: Part, *, pair: tuple[str, str] | None = None) -> Self | None:
+    def of(cls, train: OutcomeArrays, test: OutcomeArrays, *, pair: tuple[str, str] | None = None) -> Self | None:
         """The cost part, None where costs are not known; `pair` is by default the cheapest and the best expert.
 
         Raises:
@@ -106,14 +106,14 @@ class CostPart:
         }
 
     def of_router(
-        self, scores: Floats, held_scores: Floats, held_rows: NDArray[np.bool_]
+        self, scores: Floats, validation_scores: Floats, validation_rows: NDArray[np.bool_]
     ) -> tuple[dict[str, float], Curve]:
         """A router's curve and all that follows from it.
 
         Args:
             scores: Its scores of all experts on the whole test part.
-            held_scores: Its scores of all experts on the queries on which the weight of cost is picked.
-            held_rows: Mask of these queries in the whole train part.
+            validation_scores: Its scores of all experts on the queries on which the weight of cost is picked.
+            validation_rows: Mask of these queries in the whole train part.
         """
         scores = scores[self.test_rows][:, self.columns]
         curve = sweep(scores, expected_costs(self.train, self.test), self.test.scores, self.test.costs, self.weights)
@@ -126,21 +126,23 @@ class CostPart:
             "cpt_50": pair.cpt(0.5),
             "cpt_80": pair.cpt(0.8),
         }
-        held = self.train.rows(held_rows[self.train_rows])
-        if len(held):
-            held_curve = sweep(
-                held_scores[self.train_rows[held_rows]][:, self.columns],
-                expected_costs(self.train, held),
-                held.scores,
-                held.costs,
+        validation = self.train.rows(validation_rows[self.train_rows])
+        if len(validation):
+            validation_curve = sweep(
+                validation_scores[self.train_rows[validation_rows]][:, self.columns],
+                expected_costs(self.train, validation),
+                validation.scores,
+                validation.costs,
                 self.weights,
             )
-            point = held_curve.safe_point_for(KEPT * float(held.scores[:, self.single].mean(dtype=np.float64)))
+            point = validation_curve.safe_point_for(
+                KEPT * float(validation.scores[:, self.single].mean(dtype=np.float64))
+            )
             found |= self._saved(float(curve.costs[point]), float(curve.qualities[point]))
             found["price_weight"] = float(self.weights[point])
         return found, curve
 
-    def _singles(self, part: Part) -> Curve:
+    def _singles(self, part: OutcomeArrays) -> Curve:
         return Curve.of_singles(part.scores, part.costs)
 
     @property

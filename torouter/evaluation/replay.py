@@ -1,4 +1,4 @@
-"""Replays routers on recorded outcomes: what their choices would have been worth, beside every yardstick."""
+"""Replays routers on recorded outcomes: what their choices would have been worth, beside every baseline."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torouter.evaluation import metrics
 from torouter.evaluation.curves import Curve
 from torouter.evaluation.metrics import Choices, Floats, Reliability
-from torouter.evaluation.part import Part, complete_rows
+from torouter.evaluation.outcome_arrays import OutcomeArrays, complete_rows
 from torouter.evaluation.pricing import CostPart
 
-Role = Literal["router", "yardstick", "expert"]
+Role = Literal["router", "baseline", "expert"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +24,8 @@ class Scored:
 
     Attributes:
         test: Its scores on the test part, shape (n, k).
-        held: Its scores on the train part's queries on which the weight of cost is picked.
-        held_rows: Mask of these queries in the train part.
+        validation: Its scores on the train part's queries on which the weight of cost is picked.
+        validation_rows: Mask of these queries in the train part.
         are_qualities: Whether a score estimates the expert's quality, so that its calibration can be judged.
         milliseconds: Median and 95th percentile of single queries.
         queries_per_second: In batches.
@@ -33,8 +33,8 @@ class Scored:
 
     name: str
     test: Floats
-    held: Floats
-    held_rows: NDArray[np.bool_]
+    validation: Floats
+    validation_rows: NDArray[np.bool_]
     are_qualities: bool
     milliseconds: tuple[float, float]
     queries_per_second: float
@@ -42,11 +42,11 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A router, a yardstick or a single expert on one test part.
+    """A router, a baseline or a single expert on one test part.
 
     Attributes:
-        metrics: By the keys of `torouter.evaluation.columns`; NaN where a metric is not defined, absent where the table
-            lacks what it needs.
+        metrics: By the keys of `metric_specs`; NaN where a metric is not defined, absent where the table lacks what it
+            needs.
         shares: Share of each data set's queries (rows) that each expert (columns) gets.
         curve: Cost in USD per 1,000 queries against quality.
     """
@@ -82,7 +82,12 @@ class Replay:
 
 
 def replay(
-    train: Part, test: Part, routers: Sequence[Scored], *, split: str | None = None, pair: tuple[str, str] | None = None
+    train: OutcomeArrays,
+    test: OutcomeArrays,
+    routers: Sequence[Scored],
+    *,
+    split: str | None = None,
+    pair: tuple[str, str] | None = None,
 ) -> Replay:
     """Judge routers on `test`; all that has to be picked (best single, expected costs, weights) is picked on `train`.
 
@@ -101,12 +106,12 @@ def replay(
     court = _Court.of(test, single)
     contenders = [_router(router, court, cost) for router in routers]
     contenders += [
-        Contender(name="random", role="yardstick", metrics=court.of_random() | (cost.of_random() if cost else {})),
-        court.judge("best single", "yardstick", court.always(single), cost.of_expert(cost.single) if cost else {}),
-        court.judge("oracle", "yardstick", court.oracle, cost.of_oracle() if cost else {}),
+        Contender(name="random", role="baseline", metrics=court.of_random() | (cost.of_random() if cost else {})),
+        court.judge("best single", "baseline", court.always(single), cost.of_expert(cost.single) if cost else {}),
+        court.judge("oracle", "baseline", court.oracle, cost.of_oracle() if cost else {}),
     ]
     if cost:
-        contenders.append(Contender(name="zero router", role="yardstick", metrics=cost.of_zero_router()))
+        contenders.append(Contender(name="zero router", role="baseline", metrics=cost.of_zero_router()))
     for column, name in enumerate(test.experts):
         priced = cost.of_expert(cost.test.experts.index(name)) if cost and name in cost.test.experts else {}
         contenders.append(court.judge(name, "expert", court.always(column), priced))
@@ -127,7 +132,7 @@ def replay(
 class _Court:
     """What every contender is judged by: the test part and the two ends of the gap."""
 
-    test: Part
+    test: OutcomeArrays
     datasets: tuple[str, ...]
     groups: NDArray[np.intp]
     oracle: NDArray[np.intp]
@@ -137,7 +142,7 @@ class _Court:
     with_nll: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, test: Part, single: int) -> _Court:
+    def of(cls, test: OutcomeArrays, single: int) -> _Court:
         datasets, groups = np.unique(test.datasets, return_inverse=True)
         return cls(
             test=test,
@@ -196,7 +201,7 @@ def _router(router: Scored, court: _Court, cost: CostPart | None) -> Contender:
     }
     curve = reliability = None
     if cost:
-        priced, curve = cost.of_router(router.test, router.held, router.held_rows)
+        priced, curve = cost.of_router(router.test, router.validation, router.validation_rows)
         found |= priced
     if router.are_qualities:
         reliability = metrics.reliability(router.test, court.test.scores)

@@ -14,8 +14,8 @@ from typing import Any
 
 from torouter.errors import ConfigurationError, MissingExtraError
 from torouter.evaluation import plots
-from torouter.evaluation.columns import ALL
-from torouter.evaluation.evaluate import Evaluation
+from torouter.evaluation.evaluator import Evaluation
+from torouter.evaluation.metric_specs import ALL
 from torouter.evaluation.sections import facts, sections
 from torouter.evaluation.summary import Line, lines
 

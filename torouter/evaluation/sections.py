@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from torouter.evaluation.columns import COST, CURVE, QUALITY, ROUTER, SAVED, Column
-from torouter.evaluation.evaluate import Evaluation, LeftOut
+from torouter.evaluation.evaluator import Evaluation, LeftOut
+from torouter.evaluation.metric_specs import COST, CURVE, QUALITY, ROUTER, SAVED, MetricSpec
 from torouter.evaluation.summary import Line, lines
 
 SHOWN_SHARE = 0.005
@@ -56,7 +56,7 @@ class Section:
     text: str
     tables: Sequence[Table]
     plot: str | None = None
-    columns: Sequence[Column] = ()
+    columns: Sequence[MetricSpec] = ()
 
 
 def facts(evaluation: Evaluation) -> list[str]:
@@ -133,7 +133,7 @@ def sections(evaluation: Evaluation) -> tuple[Section, ...]:
 def _section(
     title: str,
     text: str,
-    tables: Mapping[str, Sequence[Column]],
+    tables: Mapping[str, Sequence[MetricSpec]],
     rows: Sequence[Line],
     *,
     plot: str | None = None,

@@ -11,9 +11,9 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from torouter.evaluation.columns import Figure
 from torouter.evaluation.curves import Curve
-from torouter.evaluation.evaluate import Evaluation
+from torouter.evaluation.evaluator import Evaluation
+from torouter.evaluation.metric_specs import MeanStd
 from torouter.evaluation.metrics import Reliability
 from torouter.evaluation.replay import Contender, Replay, Role
 
@@ -31,21 +31,21 @@ class Line:
 
     name: str
     role: Role
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, MeanStd]
     shares: Mapping[str, NDArray[np.float64]]
     curve: Curve | None
     reliability: Reliability | None
 
 
 def lines(evaluation: Evaluation) -> tuple[Line, ...]:
-    """All contenders: routers in the order given, yardsticks, then experts, the best first."""
+    """All contenders: routers in the order given, baselines, then experts, the best first."""
     found: dict[tuple[Role, str], list[tuple[Contender, Replay]]] = {}
     for replay in evaluation.replays:
         for contender in replay.contenders:
             found.setdefault((contender.role, contender.name), []).append((contender, replay))
     rows = [_line(name, role, replicas) for (role, name), replicas in found.items()]
-    routers, yardsticks, experts = ([row for row in rows if row.role == role] for role in get_args(Role))
-    return (*routers, *yardsticks, *sorted(experts, key=lambda row: -row.figures["quality"].mean))
+    routers, baselines, experts = ([row for row in rows if row.role == role] for role in get_args(Role))
+    return (*routers, *baselines, *sorted(experts, key=lambda row: -row.figures["quality"].mean))
 
 
 def _line(name: str, role: Role, replicas: Sequence[tuple[Contender, Replay]]) -> Line:
@@ -61,7 +61,7 @@ def _line(name: str, role: Role, replicas: Sequence[tuple[Contender, Replay]]) -
     return Line(
         name=name,
         role=role,
-        figures={key: Figure.of([c.metrics.get(key, float("nan")) for c in contenders]) for key in keys},
+        figures={key: MeanStd.of([c.metrics.get(key, float("nan")) for c in contenders]) for key in keys},
         shares={dataset: np.mean(rows, axis=0) for dataset, rows in sorted(shares.items())},
         # Every sweep has the same number of weights, on one scale relative to its own dearest expert.
         curve=Curve(*(np.mean([getattr(c, f) for c in curves], axis=0) for f in ("weights", "costs", "qualities")))

@@ -1,1 +1,1 @@
-"""From a query to the experts' scores, and from scores to a decision."""
+"""Scores to a decision: policy, requirements of a request, calibration."""

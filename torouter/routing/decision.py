@@ -1,4 +1,4 @@
-"""What the router and the policy decided for one query, and what each asked expert made of it."""
+"""What the router and the policy decided for one query."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torouter.chat import Attempt
+from torouter.routing.display import decision_table
 from torouter.routing.scores import Scores
 
 
@@ -46,29 +48,12 @@ class RouteDecision:
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
-        from torouter.routing.html import decision_table
-
-        return decision_table(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One expert that was asked and failed: the exception's class name and its text, which hold no secret."""
-
-    expert: str
-    error: str
-    message: str
-    milliseconds: float
-    url: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON; the url is left out, since it may name a private host."""
-        return {
-            "expert": self.expert,
-            "error": self.error,
-            "message": self.message,
-            "milliseconds": round(self.milliseconds, 3),
-        }
+        return decision_table(
+            self.ranking,
+            self.scores,
+            self.prices,
+            caption=f"asks {self.expert} first ({self.reason}), {self.milliseconds:.1f} ms",
+        )
 
 
 def routing_block(decision: RouteDecision, expert: str, attempts: Sequence[Attempt]) -> dict[str, Any]:

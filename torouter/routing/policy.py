@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torouter.errors import ConfigurationError, ContextLengthError
 from torouter.experts import Ability, Expert, ExpertPool
 from torouter.routing.decision import RouteDecision
-from torouter.routing.needs import Estimate, Estimates, ExpectedPrices, Needs
+from torouter.routing.requirements import Estimate, Estimates, ExpectedPrices, Requirements
 from torouter.routing.scores import Scores
 
 
@@ -84,7 +84,7 @@ class RoutingPolicy:
         scores: Mapping[str, float],
         experts: ExpertPool,
         *,
-        needs: Needs = Needs(),
+        requirements: Requirements = Requirements(),
         pinned: str | None = None,
         exclude: Collection[str] = (),
         previous: str | None = None,
@@ -95,7 +95,7 @@ class RoutingPolicy:
         Args:
             scores: The router's score by expert, higher is better. Names that the pool has not are left alone.
             experts: The experts that can be asked.
-            needs: What the request asks of an expert; those that can't serve it are left out of the ranking.
+            requirements: What the request asks of an expert; those that can't serve it are left out of the ranking.
             pinned: Ask this expert and no other. Weights and ceilings don't count then, abilities and window do.
             exclude: Names that this call must not use, added to the policy's own.
             previous: The expert that served the session's last query.
@@ -113,14 +113,14 @@ class RoutingPolicy:
         for name in barred if self.default_expert is None else barred.union((self.default_expert,)):
             experts[name]  # an unknown name is a mistake, not a wish that can be ignored
         usual = Estimates.of(estimates or {}, names)
-        prices = ExpectedPrices(experts, needs, usual)
+        prices = ExpectedPrices(experts, requirements, usual)
         told = scores if isinstance(scores, Scores) else dict(scores)
         if pinned is not None:
-            why = _refusal(experts[pinned], pinned in barred, needs.abilities, needs.window(pinned))
+            why = _refusal(experts[pinned], pinned in barred, requirements.abilities, requirements.window(pinned))
             if why is not None:
                 raise _nobody_left({pinned: why})
             return RouteDecision(ranking=(pinned,), scores=told, reason="pinned", prices=prices)
-        refused = {**self._over_ceiling(prices, usual), **_unfit(experts, barred, needs)}
+        refused = {**self._over_ceiling(prices, usual), **_unfit(experts, barred, requirements)}
         if len(refused) == len(names):
             raise _nobody_left({name: refused[name] for name in names})
         row = Scores.of(scores, names).row
@@ -259,15 +259,16 @@ class _Refusal:
     too_long: bool = False
 
 
-def _unfit(experts: ExpertPool, barred: Collection[str], needs: Needs) -> dict[str, _Refusal]:
-    """The experts that are excluded, or lack what the request needs; one look at the pool tells that there is none."""
-    abilities = needs.abilities
-    longest = max((needs.input_tokens or 0, *needs.counted.values())) + needs.reserved
+def _unfit(experts: ExpertPool, barred: Collection[str], requirements: Requirements) -> dict[str, _Refusal]:
+    """The experts that are excluded or can't serve the request; usually one look at the pool shows that none is."""
+    abilities = requirements.abilities
+    longest = max((requirements.input_tokens or 0, *requirements.counted.values())) + requirements.reserved
     fits = experts.smallest_window is None or longest <= experts.smallest_window
     if fits and abilities <= experts.abilities and not barred:
         return {}
     found = (
-        (name, _refusal(expert, name in barred, abilities, needs.window(name))) for name, expert in experts.items()
+        (name, _refusal(expert, name in barred, abilities, requirements.window(name)))
+        for name, expert in experts.items()
     )
     return {name: why for name, why in found if why is not None}
 

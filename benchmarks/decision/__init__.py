@@ -1,0 +1,1 @@
+"""The time of a routing decision, ours and the peers'."""

@@ -1,0 +1,1 @@
+"""What a client costs per call beyond the model."""

@@ -1,0 +1,1 @@
+"""What grows with experts, text length, callers, remembered queries and outcome rows."""

@@ -1,0 +1,1 @@
+"""Thousands of calls over experts that crash, stall and return."""

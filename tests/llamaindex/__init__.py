@@ -1,0 +1,1 @@
+"""Tests of `llamaindex_torouter`."""

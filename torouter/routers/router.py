@@ -1,0 +1,252 @@
+"""The one contract of every router: texts in, one score per expert out; saved and loaded as one directory.
+
+Routers are values: nothing changes one after it is made, so threads may share it, and `add_expert` and
+`remove_expert` give a new one.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import importlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torouter.errors import CheckpointError, ConfigurationError
+from torouter.routers import checkpoint
+from torouter.routers.config import Engine, Precision, RouterConfig, Serving
+from torouter.routers.outcome_matrix import OutcomeMatrix
+
+_BUILT_IN = {
+    "bert": "torouter.routers.bert",
+    "mlp": "torouter.routers.mlp",
+    "knn": "torouter.routers.knn",
+    "fast": "torouter.routers.fast",
+    "random": "torouter.routers.baselines",
+    "best-single": "torouter.routers.baselines",
+    "oracle": "torouter.routers.baselines",
+}
+_KINDS: dict[str, type[Router]] = {}
+
+
+class Router(abc.ABC):
+    """Scores every expert for a query.
+
+    Attributes:
+        kind: The word that `router.json` says; a subclass that sets it is known to `AutoRouter`.
+        config: Everything the checkpoint says about itself.
+        revision: Hash of the router's content. Equal revisions give equal scores, so caches may be keyed by it.
+    """
+
+    kind: ClassVar[str]
+    engines: ClassVar[tuple[Engine, ...]] = ("onnx",)
+    """What can run the encoder."""
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
+    """Which ones a checkpoint holds, the most exact first."""
+    scores_inline: ClassVar[bool] = False
+    """Whether scoring a query takes so little (well below a millisecond) that it needs no worker thread."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "kind" in cls.__dict__:
+            _KINDS[cls.kind] = cls
+
+    def __init__(self, config: RouterConfig) -> None:
+        if config.kind != self.kind:
+            raise CheckpointError(f"a {config.kind!r} router can't be a {type(self).__name__}: use AutoRouter")
+        self.config = config
+        self._experts = config.names  # asked for at each decision
+        digest = hashlib.blake2b(config.to_json().encode())
+        for part in self._content():
+            digest.update(part)
+        self.revision = digest.hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(experts=[{', '.join(self.experts)}], revision={self.revision})"
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Names of the experts, the columns of `scores`."""
+        return self._experts
+
+    @abc.abstractmethod
+    def scores(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        """Score every expert for every query: shape (n queries, k experts), higher is better. Threads may share it.
+
+        Raises:
+            ConfigurationError: `queries` is no sequence of strings.
+        """
+
+    @abc.abstractmethod
+    def add_expert(self, name: str, outcomes: OutcomeMatrix) -> Self:
+        """A new router that also knows `name`, learnt from a few hundred outcomes; the encoder stays as it is.
+
+        Args:
+            name: Name of the new expert, which becomes the last column.
+            outcomes: Its scores on some queries. A router of objective "soft" needs the other experts' scores on the
+                same queries too, since its labels compare the experts.
+
+        Raises:
+            ConfigurationError: The router knows the name already.
+            OutcomeTableError: `outcomes` lacks what is needed.
+        """
+
+    @abc.abstractmethod
+    def remove_expert(self, name: str) -> Self:
+        """A new router without `name`. Scores of the objective "soft" are shares of the experts that are left.
+
+        Raises:
+            ConfigurationError: The router does not know the name, or it is its only expert.
+        """
+
+    @abc.abstractmethod
+    def _content(self) -> Iterator[bytes | memoryview]:
+        """The bytes beside the config that the scores depend on; called once, before the router is in use."""
+
+    @abc.abstractmethod
+    def write_files(self, directory: Path) -> None:
+        """Write the kind's own files; `router.json` and the card are written by `save_pretrained`."""
+
+    @classmethod
+    @abc.abstractmethod
+    def read_files(cls, directory: Path, config: RouterConfig, serving: Serving) -> Self:
+        """Load what `write_files` wrote.
+
+        Raises:
+            CheckpointError: A file is missing, too large or does not fit the config.
+        """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo_id: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        engine: Engine = "onnx",
+        precision: Precision | None = None,
+    ) -> Self:
+        """Load a router from a directory or from the Hugging Face Hub.
+
+        Args:
+            path_or_repo_id: A directory, or a Hub id such as "owner/name".
+            revision: Branch, tag or commit on the Hub.
+            token: The Hub's token; None takes the one that `hf auth login` saved.
+            cache_dir: Where downloads are kept.
+            local_files_only: Never ask the network.
+            engine: "torch" runs a BertRouter's model by torch instead of ONNX Runtime.
+            precision: Which graph is loaded; None takes the one that training found good.
+
+        Raises:
+            CheckpointError: There is no such checkpoint, it is damaged, or of another kind.
+            ConfigurationError: The router's kind has no such engine or precision.
+        """
+        directory = checkpoint.located(
+            path_or_repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        config = RouterConfig.from_json(checkpoint.read_text(directory, checkpoint.CONFIG))
+        found = kind_named(config.kind)
+        if not issubclass(found, cls):
+            msg = f"{directory} holds a {config.kind!r} router, which {cls.__name__} can't load: use AutoRouter"
+            raise CheckpointError(msg)
+        if engine not in found.engines:
+            known = " or ".join(found.engines)
+            msg = f"engine={engine!r} can't run a {config.kind!r} router: use {known}, or leave engine out"
+            raise ConfigurationError(msg)
+        if precision is not None and precision not in found.precisions:
+            has = " and ".join(found.precisions)
+            msg = f"precision={precision!r}: a {config.kind!r} router has {has} only; leave precision out"
+            raise ConfigurationError(msg)
+        try:
+            return found.read_files(directory, config, Serving(engine=engine, precision=precision))
+        except ConfigurationError as error:
+            raise CheckpointError(f"{directory}: {error}") from error
+
+    def save_pretrained(self, directory: str | os.PathLike[str], *, card: str | None = None) -> Path:
+        """Write the checkpoint: in full or not at all, also where it replaces an older one.
+
+        Args:
+            directory: A directory that is new, empty, or a router's checkpoint, which is then replaced.
+            card: Text of README.md; by default the card tells what the config knows.
+
+        Returns:
+            The directory.
+
+        Raises:
+            CheckpointError: The directory holds something else.
+        """
+        from torouter.routers.model_card import model_card
+
+        with checkpoint.replacing(Path(directory)) as fresh:
+            self.write_files(fresh)
+            (fresh / checkpoint.CONFIG).write_text(self.config.to_json(), encoding="utf-8")
+            (fresh / checkpoint.CARD).write_text(card or model_card(self.config), encoding="utf-8")
+        return Path(directory)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Upload a torouter checkpoint",
+        card: str | None = None,
+    ) -> str:
+        """Upload the checkpoint to the Hugging Face Hub and return its address.
+
+        Raises:
+            CheckpointError: The Hub refused, or can't be reached.
+        """
+        return checkpoint.uploaded(
+            lambda directory: self.save_pretrained(directory, card=card),
+            repo_id,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+        )
+
+
+class AutoRouter:
+    """Loads a router of any kind."""
+
+    @classmethod
+    def from_pretrained(cls, path_or_repo_id: str | os.PathLike[str], **options: Any) -> Router:
+        """Load the router that `router.json` describes; see `Router.from_pretrained`."""
+        return Router.from_pretrained(path_or_repo_id, **options)
+
+
+def kind_named(kind: str) -> type[Router]:
+    """The class that loads checkpoints of a kind.
+
+    Raises:
+        CheckpointError: No class says that it does.
+    """
+    if kind not in _KINDS and kind in _BUILT_IN:
+        importlib.import_module(_BUILT_IN[kind])
+    if kind not in _KINDS:
+        raise CheckpointError(f"router kind {kind!r} is unknown: this version knows {', '.join(sorted(_BUILT_IN))}")
+    return _KINDS[kind]
+
+
+def as_texts(queries: Sequence[str]) -> list[str]:
+    """The queries as a list of strings that can be encoded; lone surrogates become U+FFFD.
+
+    Raises:
+        ConfigurationError: `queries` is a single string, or one of them is no string.
+    """
+    if isinstance(queries, (str, bytes)):
+        raise ConfigurationError("queries: a single string was given; give a list of strings")
+    texts = list(queries)
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ConfigurationError(f"queries[{position}] is {type(text).__name__}, not a string")
+        if not text.isascii():
+            texts[position] = text.encode("utf-8", "replace").decode("utf-8")
+    return texts

@@ -1,0 +1,1 @@
+"""What one application holds: routed experts, single endpoints, and all that they share between calls."""

@@ -1,0 +1,1 @@
+"""Outcomes to a router: training data, one training for each kind of router."""

@@ -1,0 +1,98 @@
+"""TrainingArguments: every choice of a training in one value.
+
+The paper gives no hyper-parameter but T = 10, so the defaults are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torouter.errors import ConfigurationError
+from torouter.routers.config import LabelForm
+
+RouterKind = Literal["bert", "mlp", "knn", "fast"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingArguments:
+    """How to train one router.
+
+    Raises:
+        ConfigurationError: A value can't be used.
+    """
+
+    router: RouterKind = "bert"
+    objective: Literal["soft", "bce"] = "bce"
+    """Loss: "soft" is the paper's cross entropy against soft labels, "bce" learns each expert's own score."""
+    encoder: str | None = None
+    """Directory or Hub id; None is all-MiniLM-L6-v2, from its package where that is installed."""
+    label_form: LabelForm = "multiply"
+    temperature: float = 10.0
+    """T of the soft labels."""
+    outcome_weight: float = 0.2
+    """Share of a query's own outcome in its training target; the rest is the mean outcome of its data set. One
+    outcome is a noisy draw, so the mean teaches more. 1 learns the outcomes as they are, and so does a table whose
+    queries are all of one data set."""
+    seed: int = 0
+    max_length: int = 256
+    """Tokens of a query that are read."""
+    validation: float = 0.1
+    """Share of the queries that is kept back to pick the best epoch and to compare int8 with fp32."""
+    epochs: int | None = None
+    """None is the kind's own default."""
+    learning_rate: float | None = None
+    """None is the kind's own default. Of a BERT it is the highest layer's."""
+    layer_decay: float = 0.8
+    """Each layer of the BERT learns with this share of the learning rate of the layer above it."""
+    head_learning_rate: float | None = None
+    """Of the BERT's last linear layer, which starts as ridge regression, and of the fast router's layers behind its
+    static vectors; None is the kind's own default."""
+    batch_size: int | None = None
+    patience: int = 2
+    """Epochs without a gain after which the BERT's training stops."""
+    frozen_layers: int = 0
+    """Lower layers of the BERT that stay as they are, with its embeddings; 0 trains all, as the paper does."""
+    hidden: int = 256
+    """Hidden units of the MLP and of the fast router."""
+    teacher: str | None = None
+    """Directory or Hub id of a trained router of these experts, whose scores a fast router learns; None learns from the
+    outcomes alone."""
+    teacher_share: float = 0.8
+    """Share of the teacher's scores in the training target; the rest comes from the outcomes."""
+    neighbours: int = 100
+    """k of the KNNRouter; 1 is the paper's 1NN-Router."""
+    weights: Literal["uniform", "distance"] = "distance"
+    """How the KNNRouter weighs its neighbours."""
+    resume: bool = False
+    """Go on from the work directory of a run that was stopped."""
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        checks: tuple[tuple[str, bool, str], ...] = (
+            ("router", self.router in ("bert", "mlp", "knn", "fast"), "use bert, mlp, knn or fast"),
+            ("objective", self.objective in ("soft", "bce"), "use soft or bce"),
+            ("outcome_weight", 0 < self.outcome_weight <= 1, "give a share above 0, at most 1"),
+            ("seed", 0 <= self.seed < 2**32, "give a whole number from 0"),
+            ("max_length", self.max_length >= 8, "give at least 8 tokens"),
+            ("validation", 0 < self.validation < 1, "give a share between 0 and 1"),
+            ("epochs", self.epochs is None or self.epochs > 0, "give at least 1"),
+            ("learning_rate", self.learning_rate is None or self.learning_rate > 0, "give a number above 0"),
+            ("layer_decay", 0 < self.layer_decay <= 1, "give a share above 0, at most 1"),
+            (
+                "head_learning_rate",
+                self.head_learning_rate is None or self.head_learning_rate > 0,
+                "give a number above 0",
+            ),
+            ("batch_size", self.batch_size is None or self.batch_size > 0, "give at least 1"),
+            ("patience", self.patience > 0, "give at least 1"),
+            ("frozen_layers", self.frozen_layers >= 0, "give 0 or more"),
+            ("hidden", self.hidden > 0, "give at least 1"),
+            ("teacher", self.teacher is None or self.router == "fast", "only router='fast' learns from another one"),
+            ("teacher_share", 0 <= self.teacher_share <= 1, "give a share from 0 to 1"),
+            ("neighbours", self.neighbours > 0, "give at least 1"),
+            ("weights", self.weights in ("uniform", "distance"), "use uniform or distance"),
+        )
+        for name, fits, fix in checks:
+            if not fits:
+                raise ConfigurationError(f"{name}={getattr(self, name)!r} can't be used: {fix}")

@@ -1,0 +1,70 @@
+"""What a router learns: queries with targets made from their outcomes, and a part of them kept back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torouter.errors import OutcomeTableError
+from torouter.outcomes.table import OutcomeTable
+from torouter.routers.outcome_matrix import OutcomeMatrix
+from torouter.routers.soft_labels import soft_labels
+from torouter.training.arguments import TrainingArguments
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Queries with their outcomes, and the `targets` (n, k) that a router shall give for them."""
+
+    outcomes: OutcomeMatrix
+    targets: NDArray[np.float32]
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        return self.outcomes.queries
+
+
+def training_data(table: OutcomeTable, arguments: TrainingArguments) -> tuple[TrainingData, TrainingData]:
+    """The training part and the validation part of a table: a random cut by query, the same for the same seed.
+
+    Only training targets are smoothed by the means of their data sets; the validation part judges by the outcomes.
+
+    Raises:
+        OutcomeTableError: A part would be empty.
+    """
+    outcomes = table.matrix()
+    order = np.random.default_rng(arguments.seed).permutation(len(outcomes))
+    count = round(arguments.validation * len(outcomes))
+    if not 0 < count < len(outcomes):
+        msg = (
+            f"validation={arguments.validation} of {len(outcomes)} queries leaves an empty part: "
+            "give more queries or another share"
+        )
+        raise OutcomeTableError(msg)
+    training, validation = outcomes.rows(order[count:]), outcomes.rows(order[:count])
+    datasets = np.array(table.datasets)[order[count:]]
+    smooth = smoothed(targets(training.scores, arguments), datasets, arguments.outcome_weight)
+    return TrainingData(training, smooth), TrainingData(validation, targets(validation.scores, arguments))
+
+
+def smoothed(own: NDArray[np.float32], datasets: NDArray[np.str_], outcome_weight: float) -> NDArray[np.float32]:
+    """Targets (n, k) mixed with the mean of each query's data set, where there are several data sets.
+
+    Soft labels are smoothed as labels: a softmax of smoothed scores would let each query's own noise back in.
+    """
+    names, numbers = np.unique(datasets, return_inverse=True)
+    if len(names) < 2:
+        return own
+    sums = np.zeros((len(names), own.shape[1]))
+    np.add.at(sums, numbers, own)
+    means = sums / np.bincount(numbers)[:, None]
+    return (outcome_weight * own + (1 - outcome_weight) * means[numbers]).astype(np.float32)
+
+
+def targets(scores: NDArray[np.float32], arguments: TrainingArguments) -> NDArray[np.float32]:
+    """Soft labels for the objective "soft", the scores themselves for "bce"."""
+    if arguments.objective == "soft":
+        return soft_labels(scores, form=arguments.label_form, temperature=arguments.temperature)
+    return scores
