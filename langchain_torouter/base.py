@@ -1,17 +1,18 @@
-"""What ChatTGI and RoutedChatModel share: standard parameters, requests, tools and structured output."""
+"""What ChatTGI and RoutedChatModel share: standard parameters, tools and structured output."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import itemgetter
 from typing import Any, Literal
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import JsonOutputKeyToolsParser, JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.base import OutputParserLike
@@ -26,64 +27,44 @@ from pydantic import BaseModel, ConfigDict, Field
 from langchain_torouter.errors import langchain_errors
 from langchain_torouter.messages import to_openai
 from torouter.chat import ChatRequest
+from torouter.endpoints.tool_choice import normalized_tool_choice
+from torouter.experts import Ability
 from torouter.runtime import background
+from torouter.runtime.call_options import CallOptions
 
 StructuredOutputMethod = Literal["json_schema", "function_calling", "json_mode"]
 
-# Keywords that are LangChain's or ours and say nothing to an expert's server.
-_NOT_SENT = (
-    "model",
-    "timeout",
+# Keywords that are LangChain's own and mean nothing to an expert's server.
+_IGNORED = (
     "stream",
     "stream_usage",
     "ls_structured_output_format",
     "structured_output_format",
     "strict",
     "parallel_tool_calls",
-    "exclude",
-    "routing_text",
-    "policy",
-    "session",
 )
 
 
-@dataclass(slots=True)
+@dataclass
 class Call:
     """One call of a chat model, before it is known which expert answers it."""
 
     messages: list[BaseMessage]
+    options: CallOptions
     stop: list[str] | None
-    keywords: dict[str, Any]
-    """Per-call keywords: `model`, `tools`, request parameters, ..."""
-    run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None = None
+    run_manager: Any
+    """LangChain's callback manager of the run."""
     sync: bool = False
     """Whether the caller used a synchronous method."""
-    _request: ChatRequest | None = field(default=None, init=False)
 
-    def seconds(self, default: float | None) -> float | None:
-        """Seconds that the call may take in all."""
-        timeout: float | None = self.keywords.get("timeout")
-        return default if timeout is None else timeout
+    def synchronous(self) -> Call:
+        """The call, as made by a synchronous method."""
+        return replace(self, sync=True)
 
-    def request(self, defaults: Mapping[str, Any]) -> ChatRequest:
-        """The call as an expert behind a url gets it; built once, however many experts are asked."""
-        if self._request is None:
-            parameters = {**defaults, **self.keywords}
-            for name in _NOT_SENT:
-                parameters.pop(name, None)
-            tools = parameters.pop("tools", None) or ()
-            tool_choice = parameters.pop("tool_choice", None)
-            response_format = parameters.pop("response_format", None)
-            if self.stop is not None:
-                parameters["stop"] = self.stop
-            self._request = ChatRequest(
-                messages=to_openai(self.messages),
-                parameters={name: value for name, value in parameters.items() if value is not None},
-                tools=tuple(tools),
-                tool_choice=tool_choice,
-                response_format=response_format,
-            )
-        return self._request
+    @cached_property
+    def request(self) -> ChatRequest:
+        """The call as an expert behind a url gets it; built once, however many experts are called."""
+        return self.options.request(to_openai(self.messages))
 
 
 class ExpertChatModel(BaseChatModel):
@@ -114,10 +95,10 @@ class ExpertChatModel(BaseChatModel):
 
     @abstractmethod
     def _answer_stream(self, call: Call) -> AsyncGenerator[ChatGenerationChunk, None]:
-        """Answer one call piece by piece."""
+        """Answer one call piece by piece; errors are LangChain's."""
 
     def _defaults(self) -> dict[str, Any]:
-        """The model's own request parameters; a call's keywords win over them."""
+        """The model's own request parameters; a call's keywords override them."""
         return {
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
@@ -125,6 +106,15 @@ class ExpertChatModel(BaseChatModel):
             "seed": self.seed,
             "stop": self.stop or None,
         }
+
+    def _options(self, *keywords: Mapping[str, Any]) -> CallOptions:
+        """A call's options: the model's own parameters, overridden by each of `keywords` in turn."""
+        return CallOptions.of(self._defaults(), {"timeout": self.timeout}, *keywords, ignored=_IGNORED)
+
+    def _call(
+        self, messages: list[BaseMessage], stop: list[str] | None, run_manager: Any, keywords: Mapping[str, Any]
+    ) -> Call:
+        return Call(messages, self._options(keywords, {"stop": stop}), stop, run_manager)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
@@ -135,50 +125,27 @@ class ExpertChatModel(BaseChatModel):
     # --- generating ---
 
     def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         with langchain_errors():
-            return background.run(self._answer(Call(messages, stop, kwargs, run_manager, sync=True)))
+            return background.run(self._answer(self._call(messages, stop, run_manager, kwargs).synchronous()))
 
     async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         with langchain_errors():
-            return await self._answer(Call(messages, stop, kwargs, run_manager))
+            return await self._answer(self._call(messages, stop, run_manager, kwargs))
 
     def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        with langchain_errors():
-            yield from background.iterate(self._answer_stream(Call(messages, stop, kwargs, run_manager, sync=True)))
+        call = self._call(messages, stop, run_manager, kwargs).synchronous()
+        return background.iterate(self._answer_stream(call))
 
-    async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+    def _astream(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        stream = self._answer_stream(Call(messages, stop, kwargs, run_manager))
-        try:
-            with langchain_errors():
-                async for chunk in stream:
-                    yield chunk
-        finally:
-            # An abandoned stream gives its connection back now, not when the garbage collector finds it.
-            await stream.aclose()
+        return self._answer_stream(self._call(messages, stop, run_manager, kwargs))
 
     # --- tools and structured output ---
 
@@ -200,11 +167,12 @@ class ExpertChatModel(BaseChatModel):
             kwargs: Further keywords for every call.
 
         Raises:
-            ValueError: `tool_choice` names a tool that is not among `tools`.
+            ConfigurationError: `tool_choice` names a tool that is not among `tools`.
         """
         converted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         if tool_choice:
-            kwargs["tool_choice"] = _checked_choice(tool_choice, [tool["function"]["name"] for tool in converted])
+            names = [tool["function"]["name"] for tool in converted]
+            kwargs["tool_choice"] = normalized_tool_choice(tool_choice, names)
         return self.bind(tools=converted, **kwargs)
 
     def with_structured_output(
@@ -221,7 +189,7 @@ class ExpertChatModel(BaseChatModel):
         Args:
             schema: A pydantic class, a TypedDict class, a JSON schema or an OpenAI function object.
             method: "json_schema" constrains the answer by a grammar of the schema; "function_calling" makes it the
-                arguments of one tool; "json_mode" asks for JSON and says nothing of its shape to the expert, so the
+                arguments of one tool; "json_mode" asks for JSON and states nothing of its shape to the expert, so the
                 prompt must.
             include_raw: Whether to return `{"raw": message, "parsed": object or None, "parsing_error": error or None}`.
             strict: Passed on to the expert with the schema.
@@ -256,21 +224,25 @@ class ExpertChatModel(BaseChatModel):
         return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
 
 
-def _checked_choice(choice: dict[str, Any] | str | bool, names: list[str]) -> dict[str, Any] | str:
-    if choice is True or choice == "any":
-        return "required"
-    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
-        choice = {"type": "function", "function": {"name": choice}}
-    if isinstance(choice, dict) and choice.get("function", {}).get("name") not in names:
-        msg = f"tool_choice={choice!r} names no bound tool: use one of {', '.join(names)}"
-        raise ValueError(msg)
-    return choice  # type: ignore[return-value]  # False has been sorted out by the caller
+def profile_of(abilities: frozenset[Ability], context_window: int | None) -> ModelProfile:
+    """LangChain's description of what a model can do."""
+    profile = ModelProfile(
+        text_inputs=True,
+        text_outputs=True,
+        tool_calling="tools" in abilities,
+        tool_choice="tools" in abilities,
+        structured_output="json_schema" in abilities,
+        image_inputs="images" in abilities,
+        image_url_inputs="images" in abilities,
+    )
+    if context_window is not None:
+        profile["max_input_tokens"] = context_window
+    return profile
 
 
 def _json_schema_format(schema: dict[str, Any] | type, strict: bool | None) -> dict[str, Any]:
     json_schema = convert_to_json_schema(schema, strict=strict)
-    name = json_schema.pop("title", None) or "response"
-    body: dict[str, Any] = {"name": name, "schema": json_schema}
+    body: dict[str, Any] = {"name": json_schema.pop("title", None) or "response", "schema": json_schema}
     if strict is not None:
         body["strict"] = strict
     return {"type": "json_schema", "json_schema": body}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 from langchain_core.language_models.base import LangSmithParams
@@ -13,11 +12,12 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.utils import from_env, secret_from_env
 from pydantic import Field, PrivateAttr, SecretStr
 
-from langchain_torouter.base import Call, ExpertChatModel
-from langchain_torouter.messages import PROVIDER, from_chunk, from_reply
-from torouter.endpoints import TGIClient, Timeouts
-from torouter.experts import Ability, Api, Expert
-from torouter.runtime.retry import retried, started
+from langchain_torouter.base import Call, ExpertChatModel, profile_of
+from langchain_torouter.errors import langchain_errors
+from langchain_torouter.messages import from_chunk, from_reply
+from torouter.endpoints import Timeouts
+from torouter.experts import Ability, Api
+from torouter.runtime.endpoint import Endpoint
 
 
 class ChatTGI(ExpertChatModel):
@@ -64,23 +64,22 @@ class ChatTGI(ExpertChatModel):
     timeouts: Timeouts = Timeouts()
     """Limits of one request: connect, first byte, idle, total."""
 
-    _expert: Expert = PrivateAttr()
-    _client: TGIClient = PrivateAttr()
+    _endpoint: Endpoint = PrivateAttr()
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
-        self._expert = Expert(
+        self._endpoint = Endpoint.at(
+            self.base_url,
             name="ChatTGI",
-            url=self.base_url,
+            model=self.model,
             api=self.api,
-            model=self.model if self.api == "openai" else None,
-            adapter=self.model if self.api == "tgi" else None,
-            api_key=self.api_key or None,  # type: ignore[arg-type]  # Expert takes a SecretStr and keeps a Secret
+            api_key=self.api_key or None,
             abilities=self.abilities,
             context_window=self.context_window,
+            timeouts=self.timeouts,
+            max_retries=self.max_retries,
         )
-        self._client = TGIClient(self._expert, timeouts=self.timeouts)
 
     @property
     def _llm_type(self) -> str:
@@ -98,45 +97,16 @@ class ChatTGI(ExpertChatModel):
         params["ls_provider"] = "tgi"
         return params
 
-    def _client_for(self, call: Call) -> TGIClient:
-        model = call.keywords.get("model")
-        if model is None or model == self.model:
-            return self._client
-        field = "model" if self.api == "openai" else "adapter"
-        return TGIClient(replace(self._expert, **{field: model}), timeouts=self.timeouts)
-
     async def _answer(self, call: Call) -> ChatResult:
-        request, client, seconds = call.request(self._defaults()), self._client_for(call), call.seconds(self.timeout)
-        reply = await retried(
-            lambda: client.chat(request, deadline=seconds), max_retries=self.max_retries, seconds=seconds
-        )
-        return from_reply(reply, model_name=reply.model or client.expert.served_model, extra={})
+        endpoint = self._endpoint.serving(call.options.model)
+        return from_reply(await endpoint.chat(call.request, seconds=call.options.timeout))
 
     async def _answer_stream(self, call: Call) -> AsyncGenerator[ChatGenerationChunk, None]:
-        request, client, seconds = call.request(self._defaults()), self._client_for(call), call.seconds(self.timeout)
-        first, stream = await retried(
-            lambda: started(client.chat_stream(request, deadline=seconds)),
-            max_retries=self.max_retries,
-            seconds=seconds,
-        )
-        async with aclosing(stream):
-            model_name = first.model or client.expert.served_model
-            yield from_chunk(first, {"model_name": model_name, "model_provider": PROVIDER})
-            async for chunk in stream:
-                yield from_chunk(chunk, {})
-
-
-def profile_of(abilities: frozenset[Ability], context_window: int | None) -> ModelProfile:
-    """LangChain's description of what a model can do."""
-    profile = ModelProfile(
-        text_inputs=True,
-        text_outputs=True,
-        tool_calling="tools" in abilities,
-        tool_choice="tools" in abilities,
-        structured_output="json_schema" in abilities,
-        image_inputs="images" in abilities,
-        image_url_inputs="images" in abilities,
-    )
-    if context_window is not None:
-        profile["max_input_tokens"] = context_window
-    return profile
+        with langchain_errors():
+            endpoint = self._endpoint.serving(call.options.model)
+            stream = await endpoint.open_stream(call.request, seconds=call.options.timeout)
+            served_model: str | None = endpoint.expert.served_model
+            async with aclosing(stream):
+                async for chunk in stream:
+                    yield from_chunk(chunk, served_model)
+                    served_model = None

@@ -81,42 +81,22 @@ class TORouterDeadlineError(errors.DeadlineExceededError, ModelTimeoutError):
     """The deadline over all attempts was spent."""
 
 
-# Walked in this order: the first class that the error is an instance of decides.
-_EXPERT_ERRORS: tuple[tuple[type[errors.ExpertError], type[errors.ExpertError]], ...] = (
-    (errors.ExpertOverloadedError, TORouterRateLimitError),
-    (errors.ExpertConnectionError, TORouterConnectionError),
-    (errors.ExpertTimeoutError, TORouterTimeoutError),
-    (errors.TruncatedReplyError, TORouterTruncatedReplyError),
-    (errors.ExpertGenerationError, TORouterGenerationError),
-    (errors.ExpertServerError, TORouterServerError),
-    (errors.ExpertProtocolError, TORouterProtocolError),
-    (errors.ExpertUnavailableError, TORouterAPIError),
-    (errors.ExpertAuthenticationError, TORouterAuthenticationError),
-    (errors.ExpertPermissionError, TORouterPermissionError),
-    (errors.ExpertNotFoundError, TORouterNotFoundError),
-    (errors.ContextLengthError, TORouterContextOverflowError),
-    (errors.ExpertRequestError, TORouterInvalidRequestError),
-)
+_LEAVES: dict[type, type[errors.TORouterError]] = {
+    leaf.__bases__[0]: leaf
+    for leaf in (
+        *(TORouterRateLimitError, TORouterAPIError, TORouterGenerationError, TORouterServerError),
+        *(TORouterProtocolError, TORouterConnectionError, TORouterTimeoutError, TORouterTruncatedReplyError),
+        *(TORouterAuthenticationError, TORouterPermissionError, TORouterNotFoundError, TORouterContextOverflowError),
+        *(TORouterInvalidRequestError, TORouterNoExpertLeftError, TORouterDeadlineError),
+    )
+}
+"""By torouter's class; an error gets the leaf of the nearest class above it."""
 
 
 def as_langchain(error: errors.TORouterError) -> Exception:
-    """The same error with LangChain's class added; an error that LangChain has no word for comes back as it is."""
-    if isinstance(error, errors.ExpertError):
-        for ours, theirs in _EXPERT_ERRORS:
-            if isinstance(error, ours):
-                return theirs(
-                    str(error),
-                    expert=error.expert,
-                    status=error.status,
-                    error_type=error.error_type,
-                    body=error.body,
-                    partial_text=error.partial_text,
-                )
-    if isinstance(error, errors.DeadlineExceededError):
-        return TORouterDeadlineError(str(error), error.attempts)
-    if isinstance(error, errors.NoExpertLeftError):
-        return TORouterNoExpertLeftError(str(error), error.attempts)
-    return error
+    """The same error with LangChain's class added; an error that LangChain has no class for is returned as it is."""
+    leaf = next((leaf for kind in type(error).__mro__ if (leaf := _LEAVES.get(kind)) is not None), None)
+    return error if leaf is None else error.converted(leaf)
 
 
 @contextmanager

@@ -11,20 +11,19 @@ from langchain_core.messages import (
     AIMessageChunk,
     BaseMessage,
     HumanMessage,
-    InvalidToolCall,
     SystemMessage,
-    ToolCall,
     ToolMessage,
     convert_to_openai_messages,
 )
 from langchain_core.messages.ai import UsageMetadata
-from langchain_core.messages.tool import tool_call, tool_call_chunk
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from torouter.chat import ChatChunk, ChatReply, Usage
-from torouter.dispatch import AnswerFacts
+from torouter.chat import AnswerFacts, ChatChunk, ChatReply, Usage
+from torouter.routing.routing_text import Turn
 
 PROVIDER = "torouter"
+_ROLES = {"human": "user", "ai": "assistant", "HumanMessageChunk": "user"}
 
 
 def to_openai(messages: Sequence[BaseMessage]) -> tuple[dict[str, Any], ...]:
@@ -80,53 +79,43 @@ def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
     )
 
 
-def from_reply(reply: ChatReply, *, model_name: str, extra: Mapping[str, Any]) -> ChatResult:
-    """A whole answer as a ChatResult; `extra` goes into `response_metadata` beside model name and finish reason."""
-    calls: list[ToolCall] = []
-    invalid: list[InvalidToolCall] = []
-    for call in reply.tool_calls:
-        arguments, error = _parsed(call.arguments)
-        if arguments is None:
-            invalid.append(
-                InvalidToolCall(type="invalid_tool_call", id=call.id, name=call.name, args=call.arguments, error=error)
-            )
-        else:
-            calls.append(tool_call(name=call.name, args=arguments, id=call.id))
+def from_reply(reply: ChatReply) -> ChatResult:
+    """A whole answer as a ChatResult."""
+    parsed = [(call, call.parsed()) for call in reply.tool_calls]
     metadata: dict[str, Any] = {
-        "model_name": model_name,
+        "model_name": reply.model,
         "model_provider": PROVIDER,
         "finish_reason": reply.finish_reason,
-        **extra,
     }
     if reply.logprobs is not None:
         metadata["logprobs"] = {"content": [dict(token) for token in reply.logprobs]}
     message = AIMessage(
         content=reply.text,
-        tool_calls=calls,
-        invalid_tool_calls=invalid,
+        tool_calls=[tool_call(name=call.name, args=args, id=call.id) for call, args in parsed if args is not None],
+        invalid_tool_calls=[
+            invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error="not the JSON of an object")
+            for call, args in parsed
+            if args is None
+        ],
         usage_metadata=usage_metadata(reply.usage),
         response_metadata=metadata,
     )
     return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-def _parsed(arguments: str) -> tuple[dict[str, Any] | None, str | None]:
-    try:
-        value = json.loads(arguments or "{}")
-    except ValueError as error:
-        return None, f"the arguments are no JSON: {error}"
-    if not isinstance(value, dict):
-        return None, "the arguments are no JSON object"
-    return value, None
+def from_chunk(chunk: ChatChunk, served_model: str | None = None) -> ChatGenerationChunk:
+    """One step of a stream.
 
-
-def from_chunk(chunk: ChatChunk, metadata: Mapping[str, Any]) -> ChatGenerationChunk:
-    """One step of a stream. `metadata` is for the first chunk only: LangChain adds up what stands on several."""
-    response_metadata = dict(metadata)
+    `served_model`, the model's name where the server does not state it, is given with the first chunk only: LangChain
+    concatenates what several chunks carry.
+    """
+    metadata: dict[str, Any] = {}
+    if served_model is not None:
+        metadata = {"model_name": chunk.model or served_model, "model_provider": PROVIDER}
     if chunk.finish_reason is not None:
-        response_metadata["finish_reason"] = chunk.finish_reason
+        metadata["finish_reason"] = chunk.finish_reason
     if chunk.logprobs is not None:
-        response_metadata["logprobs"] = {"content": [dict(token) for token in chunk.logprobs]}
+        metadata["logprobs"] = {"content": [dict(token) for token in chunk.logprobs]}
     message = AIMessageChunk(
         content=chunk.text,
         tool_call_chunks=[
@@ -134,28 +123,29 @@ def from_chunk(chunk: ChatChunk, metadata: Mapping[str, Any]) -> ChatGenerationC
             for piece in chunk.tool_calls
         ],
         usage_metadata=usage_metadata(chunk.usage),
-        response_metadata=response_metadata,
+        response_metadata=metadata,
     )
     return ChatGenerationChunk(message=message)
 
 
-def answer_facts(generation: ChatGeneration) -> AnswerFacts | None:
-    """What an answer, or a chunk of it, says of its model and tokens; None where it says nothing."""
-    usage: UsageMetadata | None = getattr(generation.message, "usage_metadata", None)
-    model = generation.message.response_metadata.get("model_name")
+def answer_facts(answer: ChatReply | ChatChunk | ChatResult | ChatGenerationChunk) -> AnswerFacts | None:
+    """Model and tokens of an answer or of a chunk of it, None where it states neither."""
+    if isinstance(answer, (ChatReply, ChatChunk)):
+        return answer.facts
+    message = (answer.generations[0] if isinstance(answer, ChatResult) else answer).message
+    usage: UsageMetadata | None = getattr(message, "usage_metadata", None)
+    model = message.response_metadata.get("model_name")
     if usage is None:
         return None if model is None else AnswerFacts(model)
     return AnswerFacts(model, usage["input_tokens"], usage["output_tokens"])
 
 
-def last_human_text(messages: Sequence[BaseMessage]) -> str:
-    """The text of the last human turn, which is what a router is trained on; of the last message where nobody spoke."""
-    for message in reversed(messages):
-        if isinstance(message, HumanMessage):
-            return message.text
-    return messages[-1].text if messages else ""
+def turns_of(messages: Sequence[BaseMessage]) -> list[Turn]:
+    """The messages as routing sees them."""
+    return [Turn(_ROLES.get(message.type, message.type), message.text, _has_image(message)) for message in messages]
 
 
-def conversation_text(messages: Sequence[BaseMessage]) -> str:
-    """The texts of all turns but tools', oldest first."""
-    return "\n".join(message.text for message in messages if message.text and not isinstance(message, ToolMessage))
+def _has_image(message: BaseMessage) -> bool:
+    return not isinstance(message.content, str) and any(
+        isinstance(block, Mapping) and block.get("type") in ("image", "image_url") for block in message.content
+    )

@@ -17,9 +17,12 @@ from langchain_core.runnables import RunnableBinding
 
 from langchain_torouter.base import Call
 from langchain_torouter.errors import as_expert_error
+from langchain_torouter.messages import answer_facts
+from torouter.dispatch import AnswerReader
 from torouter.errors import ConfigurationError
 from torouter.experts import Ability, Expert
-from torouter.runtime.framework_models import expert_errors, stepwise
+from torouter.runtime.endpoint import Endpoint
+from torouter.runtime.framework_models import Framework, expert_errors, in_steps
 
 
 def expert_of(name: str, model: BaseChatModel) -> Expert:
@@ -36,45 +39,31 @@ def expert_of(name: str, model: BaseChatModel) -> Expert:
     return Expert(name=name, abilities=frozenset(abilities), context_window=profile.get("max_input_tokens"))
 
 
-async def ask_model(model: BaseChatModel, call: Call, name: str, defaults: Mapping[str, Any]) -> ChatResult:
+async def ask_model(model: BaseChatModel, call: Call, name: str) -> ChatResult:
     """A whole answer of `model`.
 
     Raises:
         ExpertError: The model failed in a way that its integration names by a LangChain error.
     """
-    keywords = _keywords(model, call, defaults)
+    arguments: dict[str, Any] = {"stop": call.stop, "run_manager": call.run_manager, **_keywords(model, call)}
     with expert_errors(name, as_expert_error):
         if call.sync:
-            manager = cast("Any", call.run_manager)
-            return await asyncio.to_thread(
-                model._generate,  # noqa: SLF001 - see the module's docstring
-                call.messages,
-                stop=call.stop,
-                run_manager=manager,
-                **keywords,
-            )
-        return await model._agenerate(  # noqa: SLF001
-            call.messages, stop=call.stop, run_manager=cast("Any", call.run_manager), **keywords
-        )
+            return await asyncio.to_thread(model._generate, call.messages, **arguments)  # noqa: SLF001 - see above
+        return await model._agenerate(call.messages, **arguments)  # noqa: SLF001
 
 
-async def stream_model(
-    model: BaseChatModel, call: Call, name: str, defaults: Mapping[str, Any]
-) -> AsyncGenerator[ChatGenerationChunk, None]:
+async def stream_model(model: BaseChatModel, call: Call, name: str) -> AsyncGenerator[ChatGenerationChunk, None]:
     """The answer of `model` piece by piece, in one piece where it can't stream."""
     if not _streams(model):
-        result = await ask_model(model, call, name, defaults)
-        yield _as_chunk(result.generations[0])
+        yield _as_chunk((await ask_model(model, call, name)).generations[0])
         return
-    keywords = _keywords(model, call, defaults)
+    keywords = _keywords(model, call)
     with expert_errors(name, as_expert_error):
         if call.sync and type(model)._stream is not BaseChatModel._stream:  # noqa: SLF001
-            chunks = stepwise(model._stream(call.messages, stop=call.stop, **keywords))  # noqa: SLF001
+            chunks = in_steps(model._stream(call.messages, stop=call.stop, **keywords))  # noqa: SLF001
         else:
-            chunks = cast(
-                "AsyncGenerator[ChatGenerationChunk, None]",
-                model._astream(call.messages, stop=call.stop, **keywords),  # noqa: SLF001
-            )
+            own = model._astream(call.messages, stop=call.stop, **keywords)  # noqa: SLF001
+            chunks = cast("AsyncGenerator[ChatGenerationChunk, None]", own)
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
@@ -91,18 +80,18 @@ def _as_chunk(generation: ChatGeneration) -> ChatGenerationChunk:
     return ChatGenerationChunk(message=cast("BaseMessageChunk", chunk), generation_info=generation.generation_info)
 
 
-def _keywords(model: BaseChatModel, call: Call, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The call's keywords in the model's own form; it may want its tools quite otherwise than OpenAI does."""
-    request = call.request(defaults)
-    keywords: dict[str, Any] = {name: value for name, value in request.parameters.items() if name != "stop"}
-    if request.response_format is not None:
-        keywords["response_format"] = request.response_format
-    if request.tools:
-        choice = request.tool_choice
+def _keywords(model: BaseChatModel, call: Call) -> dict[str, Any]:
+    """The call's keywords in the model's own form; it may want its tools in another form than OpenAI's."""
+    options = call.options
+    keywords = {name: value for name, value in options.parameters.items() if name != "stop"}
+    if options.response_format is not None:
+        keywords["response_format"] = options.response_format
+    if options.tools:
+        choice = options.tool_choice
         if isinstance(choice, Mapping):
             choice = choice["function"]["name"]
         bound = model.bind_tools(
-            [dict(tool) for tool in request.tools],
+            [dict(tool) for tool in options.tools],
             **({} if choice is None else {"tool_choice": "any" if choice == "required" else choice}),
         )
         if not isinstance(bound, RunnableBinding):
@@ -111,3 +100,12 @@ def _keywords(model: BaseChatModel, call: Call, defaults: Mapping[str, Any]) -> 
             raise ConfigurationError(msg)
         keywords.update(bound.kwargs)
     return keywords
+
+
+FRAMEWORK: Framework[BaseChatModel, Endpoint] = Framework(
+    model_type=BaseChatModel,  # type: ignore[type-abstract]
+    describe=expert_of,
+    at_endpoint=lambda endpoint: endpoint,
+    reader=AnswerReader(facts=answer_facts, text=lambda item: item.text),
+)
+"""LangChain, as the core sees it."""

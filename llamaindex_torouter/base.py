@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole, ToolCallBlock
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    MessageRole,
+    ToolCallBlock,
+)
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
@@ -16,17 +23,34 @@ from llama_index.core.program.utils import get_program_for_llm
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.types import PydanticProgramMode
 
+from torouter.endpoints.tool_choice import normalized_tool_choice
 from torouter.experts import Ability
+from torouter.runtime import background
+from torouter.runtime.call_options import CallOptions
 
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
 
+_IGNORED = ("formatted",)
+"""Keywords that are LlamaIndex's own and mean nothing to an expert's server."""
 ROUTING_TEXT = "routing_text"
 """The per-call keyword, and the key under which a message made of a template carries the template's question."""
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of an LLM, before it is known which expert answers it."""
+
+    messages: Sequence[ChatMessage]
+    options: CallOptions
+    tool_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords of `chat_with_tools`, where `options.tools` are LlamaIndex's own and not OpenAI's objects."""
+    sync: bool = False
+    """Whether the caller used a synchronous method."""
+
+
 class ExpertLLM(FunctionCallingLLM):
-    """An LLM whose answers come from experts over HTTP."""
+    """An LLM whose answers come from experts over HTTP; synchronous methods run the asynchronous ones."""
 
     temperature: float | None = Field(default=None, description="Sampling temperature; None leaves it to the expert.")
     max_tokens: int | None = Field(default=None, gt=0, description="Most tokens of an answer.")
@@ -37,14 +61,37 @@ class ExpertLLM(FunctionCallingLLM):
 
     model_config = ConfigDict(hide_input_in_errors=True, protected_namespaces=())
 
-    @abstractmethod
-    def _abilities(self) -> frozenset[Ability]:
-        """What can be asked for beyond text."""
+    if TYPE_CHECKING:
+        # Not abstract at run time: LlamaIndex opens a span for each implementation of an abstract method.
 
-    def _options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """A call's keywords over the model's own parameters; those that are None say nothing."""
+        def _abilities(self) -> frozenset[Ability]:
+            """What can be asked for beyond text."""
+
+        async def _answer(self, call: Call) -> ChatResponse:
+            """Answer one call."""
+
+        def _answer_stream(self, call: Call) -> AsyncGenerator[ChatResponse, None]:
+            """Answer one call piece by piece."""
+
+    def _call(self, messages: Sequence[ChatMessage], keywords: Mapping[str, Any], *, sync: bool = False) -> Call:
+        """A call with the LLM's own parameters, overridden by the call's keywords."""
         own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "top_p", "seed", "stop", "timeout")}
-        return {name: value for name, value in {**own, **given}.items() if value is not None}
+        return Call(messages, CallOptions.of(own, keywords, ignored=_IGNORED), sync=sync)
+
+    # The bodies of LlamaIndex's methods. The call is made where the caller's context is, not in a stream's first step.
+
+    def _chat(self, messages: Sequence[ChatMessage], keywords: Mapping[str, Any]) -> ChatResponse:
+        return background.run(self._answer(self._call(messages, keywords, sync=True)))
+
+    async def _achat(self, messages: Sequence[ChatMessage], keywords: Mapping[str, Any]) -> ChatResponse:
+        return await self._answer(self._call(messages, keywords))
+
+    def _stream_chat(self, messages: Sequence[ChatMessage], keywords: Mapping[str, Any]) -> ChatResponseGen:
+        stream = self._answer_stream(self._call(messages, keywords, sync=True))
+        return background.iterate(stream)  # type: ignore[return-value]  # it is a generator
+
+    def _astream_chat(self, messages: Sequence[ChatMessage], keywords: Mapping[str, Any]) -> ChatResponseAsyncGen:
+        return self._answer_stream(self._call(messages, keywords))
 
     # --- tools ---
 
@@ -59,10 +106,13 @@ class ExpertLLM(FunctionCallingLLM):
         tool_choice: str | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
+        choice = normalized_tool_choice(
+            default_choice(tool_choice, tool_required), [tool.metadata.get_name() for tool in tools]
+        )
         return {
             "messages": messages_of(user_msg, chat_history),
             "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools] or None,
-            "tool_choice": chosen_tool(tool_choice, required=tool_required) if tools else None,
+            "tool_choice": choice if tools else None,
             **kwargs,
         }
 
@@ -225,15 +275,9 @@ def messages_of(user_msg: str | ChatMessage | None, chat_history: Sequence[ChatM
     return [*(chat_history or ()), *([user_msg] if user_msg is not None else ())]
 
 
-def chosen_tool(choice: str | dict[str, Any] | None, *, required: bool) -> str | dict[str, Any]:
-    """OpenAI's `tool_choice`; `choice` may also be a tool's name or "any"."""
-    if choice is None:
-        return "required" if required else "auto"
-    if choice == "any":
-        return "required"
-    if isinstance(choice, dict) or choice in ("auto", "none", "required"):
-        return choice
-    return {"type": "function", "function": {"name": choice}}
+def default_choice(choice: str | dict[str, Any] | None, required: bool) -> str | dict[str, Any]:
+    """The choice, or what LlamaIndex means by none."""
+    return choice or ("required" if required else "auto")
 
 
 def _arguments(given: dict[str, Any] | str) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from torouter.chat import ChatChunk, ChatReply, ToolCall, Usage
+from torouter.chat import AnswerFacts, ChatChunk, ChatReply, ToolCall, Usage
 from torouter.errors import ConfigurationError
+from torouter.routing.routing_text import Turn
 
 _ROLES = {
     MessageRole.DEVELOPER: "system",
@@ -63,7 +64,7 @@ def _content(message: ChatMessage) -> str | list[dict[str, Any]]:
         elif not isinstance(block, (ToolCallBlock, ThinkingBlock, CachePoint)):
             msg = f"a {block.block_type} block can't be sent to an expert: use text and images"
             raise ConfigurationError(msg)
-    if has_image((message,)):
+    if _has_image(message):
         return parts
     return "\n".join(part["text"] for part in parts)
 
@@ -79,28 +80,26 @@ def _call_to_openai(block: ToolCallBlock) -> dict[str, Any]:
     }
 
 
-def has_image(messages: Sequence[ChatMessage]) -> bool:
-    """Whether a message holds one."""
-    return any(isinstance(block, ImageBlock) for message in messages for block in message.blocks)
+def turns_of(messages: Sequence[ChatMessage]) -> list[Turn]:
+    """The messages as routing sees them."""
+    return [Turn(_ROLES.get(m.role, m.role.value), m.content or "", _has_image(m)) for m in messages]
 
 
-def last_user_text(messages: Sequence[ChatMessage]) -> str:
-    """The text of the last user turn, which is what a router is trained on; of the last message where there is none."""
-    for message in reversed(messages):
-        if message.role == MessageRole.USER:
-            return message.content or ""
-    return (messages[-1].content or "") if messages else ""
+def _has_image(message: ChatMessage) -> bool:
+    return any(isinstance(block, ImageBlock) for block in message.blocks)
 
 
-def conversation_text(messages: Sequence[ChatMessage]) -> str:
-    """The texts of all turns but tools', oldest first."""
-    tools = (MessageRole.TOOL, MessageRole.FUNCTION)
-    return "\n".join(message.content for message in messages if message.content and message.role not in tools)
+def answer_facts(response: ChatResponse) -> AnswerFacts:
+    """Model and tokens of a response, where its integration keeps the server's OpenAI-like object."""
+    raw = response.raw if isinstance(response.raw, Mapping) else {}
+    usage = raw.get("usage")
+    tokens = usage if isinstance(usage, Mapping) else {}
+    return AnswerFacts(raw.get("model"), tokens.get("prompt_tokens"), tokens.get("completion_tokens"))
 
 
-def from_reply(reply: ChatReply, *, model_name: str) -> ChatResponse:
+def from_reply(reply: ChatReply) -> ChatResponse:
     """A whole answer."""
-    answer = Answer(model_name)
+    answer = Answer(reply.model)
     answer.text, answer.usage, answer.finish_reason = reply.text, reply.usage, reply.finish_reason
     answer.logprobs = [dict(token) for token in reply.logprobs or ()]
     answer.calls = dict(enumerate(reply.tool_calls))
@@ -110,7 +109,7 @@ def from_reply(reply: ChatReply, *, model_name: str) -> ChatResponse:
 class Answer:
     """What has come of an answer so far, since each of LlamaIndex's streamed responses holds all of it."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str | None) -> None:
         self.model_name = model_name
         self.text = ""
         self.calls: dict[int, ToolCall] = {}
@@ -127,6 +126,7 @@ class Answer:
                 old.id or piece.id or "", old.name or piece.name or "", old.arguments + piece.arguments
             )
         self.usage = chunk.usage or self.usage
+        self.model_name = chunk.model or self.model_name
         self.finish_reason = chunk.finish_reason or self.finish_reason
         self.logprobs.extend(chunk.logprobs or ())
         return self.response(delta=chunk.text)
@@ -150,10 +150,9 @@ class Answer:
 
 
 def _block(call: ToolCall) -> ToolCallBlock:
-    try:
-        arguments = json.loads(call.arguments or "{}")
-    except ValueError:
-        arguments = call.arguments  # not complete yet, or no JSON at all
-    if not isinstance(arguments, dict):
-        arguments = call.arguments
-    return ToolCallBlock(tool_call_id=call.id or None, tool_name=call.name, tool_kwargs=arguments)
+    arguments = call.parsed()
+    return ToolCallBlock(
+        tool_call_id=call.id or None,
+        tool_name=call.name,
+        tool_kwargs=call.arguments if arguments is None else arguments,  # a text is not complete yet, or no JSON
+    )

@@ -6,9 +6,8 @@ RoutedLLM's own methods open none: LlamaIndex's TokenCountingHandler would count
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_index.core.base.llms.generic_utils import (
@@ -20,33 +19,14 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCall
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import LLM
-from llama_index.core.tools.types import BaseTool
 
-from llamaindex_torouter.base import ExpertLLM
-from torouter import errors
+from llamaindex_torouter.base import Call, ExpertLLM
+from llamaindex_torouter.messages import answer_facts
+from llamaindex_torouter.tgi_llm import TGILLM
+from torouter.dispatch import AnswerReader, Target
+from torouter.errors import ConfigurationError
 from torouter.experts import Ability, Expert
-from torouter.runtime.framework_models import expert_errors, stepwise
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of RoutedLLM, before it is known which expert answers it."""
-
-    messages: list[ChatMessage]
-    seconds: float | None
-    """What the call may take in all."""
-    options: dict[str, Any]
-    """Keywords for the expert: request parameters, response_format, OpenAI tools, ..."""
-    tools: Sequence[BaseTool] = ()
-    """LlamaIndex's tools, which each integration puts into its own form."""
-    tool_options: dict[str, Any] | None = None
-    """Keywords of `chat_with_tools` that go with them."""
-    sync: bool = False
-    """Whether the caller used a synchronous method."""
-
-    def within(self, seconds: float | None) -> Call:
-        """The call with this deadline."""
-        return self if seconds is None else replace(self, options={**self.options, "timeout": seconds})
+from torouter.runtime.framework_models import Framework, expert_errors, in_steps
 
 
 def expert_of(name: str, model: LLM) -> Expert:
@@ -60,33 +40,33 @@ def expert_of(name: str, model: LLM) -> Expert:
     return Expert(name=name, abilities=frozenset(abilities), context_window=facts.context_window)
 
 
-async def ask_model(model: LLM, call: Call, name: str) -> ChatResponse:
+async def ask_model(model: LLM, call: Call, target: Target) -> ChatResponse:
     """A whole answer of `model`.
 
     Raises:
         ExpertError: The model failed in a way that another expert, or a later try, may not.
     """
-    messages, options = _prepared(model, call)
-    with expert_errors(name):
+    messages, keywords = _prepared(model, call, target)
+    with expert_errors(target.expert.name):
         if not model.metadata.is_chat_model:
             prompt = _prompt(model, messages)
             if _in_thread(model, call):
-                completion = await asyncio.to_thread(model.complete, prompt, formatted=True, **options)
+                completion = await asyncio.to_thread(model.complete, prompt, formatted=True, **keywords)
             else:
-                completion = await model.acomplete(prompt, formatted=True, **options)
+                completion = await model.acomplete(prompt, formatted=True, **keywords)
             return completion_response_to_chat_response(completion)
         if _in_thread(model, call):
-            response = await asyncio.to_thread(model.chat, messages, **options)
+            response = await asyncio.to_thread(model.chat, messages, **keywords)
         else:
-            response = await model.achat(messages, **options)
+            response = await model.achat(messages, **keywords)
         return _with_blocks(model, call, response)
 
 
-async def stream_model(model: LLM, call: Call, name: str) -> AsyncGenerator[ChatResponse, None]:
-    """The answer of `model` as it comes."""
-    messages, options = _prepared(model, call)
-    with expert_errors(name):
-        async with aclosing(await _opened(model, call, messages, options)) as responses:
+async def stream_model(model: LLM, call: Call, target: Target) -> AsyncGenerator[ChatResponse, None]:
+    """The answer of `model` as it arrives."""
+    messages, keywords = _prepared(model, call, target)
+    with expert_errors(target.expert.name):
+        async with aclosing(await _opened(model, call, messages, keywords)) as responses:
             async for response in responses:
                 yield _with_blocks(model, call, response)
 
@@ -97,17 +77,19 @@ def _prompt(model: LLM, messages: list[ChatMessage]) -> str:
 
 
 async def _opened(
-    model: LLM, call: Call, messages: list[ChatMessage], options: dict[str, Any]
+    model: LLM, call: Call, messages: list[ChatMessage], keywords: dict[str, Any]
 ) -> AsyncGenerator[ChatResponse, None]:
     if model.metadata.is_chat_model:
         if _in_thread(model, call):
-            return stepwise(await asyncio.to_thread(model.stream_chat, messages, **options))
-        return await model.astream_chat(messages, **options)
+            return in_steps(await asyncio.to_thread(model.stream_chat, messages, **keywords))
+        return await model.astream_chat(messages, **keywords)
     prompt = _prompt(model, messages)
     if _in_thread(model, call):
-        steps = await asyncio.to_thread(model.stream_complete, prompt, formatted=True, **options)
-        return stepwise(stream_completion_response_to_chat_response(steps))
-    return astream_completion_response_to_chat_response(await model.astream_complete(prompt, formatted=True, **options))
+        steps = await asyncio.to_thread(model.stream_complete, prompt, formatted=True, **keywords)
+        return in_steps(stream_completion_response_to_chat_response(steps))
+    return astream_completion_response_to_chat_response(
+        await model.astream_complete(prompt, formatted=True, **keywords)
+    )
 
 
 def _in_thread(model: LLM, call: Call) -> bool:
@@ -122,22 +104,31 @@ def _in_thread(model: LLM, call: Call) -> bool:
     return call.sync or next(kind for kind in type(model).__mro__ if name in vars(kind)) is CustomLLM
 
 
-def _prepared(model: LLM, call: Call) -> tuple[list[ChatMessage], dict[str, Any]]:
-    if not call.tools:
-        return call.messages, call.options
+def _prepared(model: LLM, call: Call, target: Target) -> tuple[list[ChatMessage], dict[str, Any]]:
+    """The messages and the keywords in the form that the model's methods take."""
+    options = call.options
+    keywords = dict(options.parameters)
+    if options.response_format is not None:
+        keywords["response_format"] = options.response_format
+    if isinstance(model, ExpertLLM) and target.url and target.seconds is not None:
+        keywords["timeout"] = target.seconds
+    messages = list(call.messages)
+    if not options.tools:
+        return messages, keywords
+    if isinstance(options.tools[0], Mapping):
+        return messages, {**keywords, "tools": options.tools, "tool_choice": options.tool_choice}
     if not isinstance(model, FunctionCallingLLM):
-        kind = type(model).__name__
-        msg = f"{kind} can't be an expert for calls with tools: it is no FunctionCallingLLM"
-        raise errors.ConfigurationError(msg)
+        msg = f"{type(model).__name__} can't be an expert for calls with tools: it is no FunctionCallingLLM"
+        raise ConfigurationError(msg)
     prepared = model._prepare_chat_with_tools_compat(  # noqa: SLF001 - what its own chat_with_tools calls
-        call.tools, chat_history=call.messages, **(call.tool_options or {}), **call.options
+        options.tools, chat_history=messages, **call.tool_options, **keywords
     )
     return prepared.pop("messages"), prepared
 
 
 def _with_blocks(model: LLM, call: Call, response: ChatResponse) -> ChatResponse:
     """The response with its tool calls as blocks, which older integrations keep in a form of their own."""
-    if not call.tools or not isinstance(model, FunctionCallingLLM):
+    if not call.options.tools or not isinstance(model, FunctionCallingLLM):
         return response
     message = response.message
     if not any(isinstance(block, ToolCallBlock) for block in message.blocks):
@@ -147,3 +138,12 @@ def _with_blocks(model: LLM, call: Call, response: ChatResponse) -> ChatResponse
             for one in calls
         )
     return response
+
+
+FRAMEWORK: Framework[LLM, LLM] = Framework(
+    model_type=LLM,  # type: ignore[type-abstract]
+    describe=expert_of,
+    at_endpoint=lambda endpoint: TGILLM.of_expert(endpoint.expert, url=endpoint.client.url, endpoint=endpoint),
+    reader=AnswerReader(facts=answer_facts, text=lambda response: response.delta or ""),
+)
+"""LlamaIndex, as the core sees it."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from llama_index.core.base.llms.generic_utils import (
-    astream_chat_response_to_completion_response,
-    chat_response_to_completion_response,
-    prompt_to_messages,
-    stream_chat_response_to_completion_response,
+    astream_chat_response_to_completion_response as to_async_completions,
 )
+from llama_index.core.base.llms.generic_utils import chat_response_to_completion_response as to_completion
+from llama_index.core.base.llms.generic_utils import prompt_to_messages
+from llama_index.core.base.llms.generic_utils import stream_chat_response_to_completion_response as to_completions
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
@@ -29,32 +29,35 @@ from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # a re-export
 from llama_index.core.llms.llm import LLM
 from llama_index.core.tools.types import BaseTool
+from pydantic import SkipValidation
 
-from llamaindex_torouter.base import ROUTING_TEXT, ExpertLLM, chosen_tool, messages_of
+from llamaindex_torouter.base import ROUTING_TEXT, Call, ExpertLLM, default_choice, messages_of
 from llamaindex_torouter.events import RouteDecisionEvent, RouteServedEvent
-from llamaindex_torouter.messages import conversation_text, has_image, last_user_text
-from llamaindex_torouter.models import Call, ask_model, expert_of, stream_model
-from llamaindex_torouter.tgi_llm import TGILLM, longest_answer
-from torouter.chat import Attempt
-from torouter.dispatch import AnswerFacts, DispatchHook, DispatchSettings, Target
+from llamaindex_torouter.messages import turns_of
+from llamaindex_torouter.models import FRAMEWORK, ask_model, stream_model
+from torouter.dispatch import DispatchHook, DispatchSettings, Served, ServedStream, Target
 from torouter.endpoints import Timeouts
-from torouter.errors import ExpertError
-from torouter.experts import Ability
-from torouter.routing.decision import RouteDecision, routing_block
+from torouter.experts import Ability, Experts
+from torouter.routing.decision import RouteDecision
 from torouter.routing.policy import RoutingPolicy
-from torouter.routing.requirements import Requirements
-from torouter.routing.routing_text import given_routing_text
-from torouter.runtime import background
+from torouter.routing.routing_text import TextSource
+from torouter.runtime.endpoint import longest_answer
 from torouter.runtime.health import Health
-from torouter.runtime.routed_experts import RoutedExperts, RouteQuery, pool_and_models
+from torouter.runtime.routed_experts import RoutedExperts, RouteQuery, RouterSource
 
 if TYPE_CHECKING:
     from llama_index.core.base.llms.types import MessageRole
 
 dispatcher = get_dispatcher(__name__)
 
-RoutingText = Literal["last_user", "conversation"] | Callable[[Sequence[ChatMessage]], str]
 _TOOL_OPTIONS = ("tool_required", "tool_choice", "allow_parallel_tool_calls")
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedCall(Call):
+    """A call, and what its decision is made from."""
+
+    query: RouteQuery = field(kw_only=True)
 
 
 class RoutedLLM(ExpertLLM):
@@ -93,15 +96,17 @@ class RoutedLLM(ExpertLLM):
         CheckpointError: The router can't be loaded.
     """
 
-    router: Any = Field(exclude=True, description="A trained router, its directory, or its id on the Hub.")
-    experts: Any = Field(
+    router: Annotated[RouterSource, SkipValidation] = Field(
+        exclude=True, description="A trained router, its directory, or its id on the Hub."
+    )
+    experts: Annotated[Experts, SkipValidation] = Field(
         exclude=True,
         repr=False,  # a mapping of fields may hold a token
         description="Path of an experts.yaml, an ExpertPool, or a mapping from name to a url, an Expert or any "
         "LlamaIndex LLM. Names are those that the router was trained with.",
     )
     policy: RoutingPolicy = Field(default=RoutingPolicy(), exclude=True, description="From scores to a ranking.")
-    routing_text: RoutingText = Field(
+    routing_text: TextSource | Callable[[Sequence[ChatMessage]], str] = Field(
         default="last_user",
         exclude=True,
         description="What the router reads: the last user turn, the conversation, or a function of the messages.",
@@ -119,26 +124,28 @@ class RoutedLLM(ExpertLLM):
     max_retries: int | None = Field(
         default=None,
         ge=0,
-        description="Further walks over the ranking once every expert has failed for a passing reason, each after a "
-        "cool-down; the same as `settings.rounds` less one, over which it wins.",
+        description="Further passes over the ranking once every expert has failed for a passing reason, each after a "
+        "cool-down; the same as `settings.rounds` less one, which it overrides.",
     )
 
-    _routed: RoutedExperts = PrivateAttr()
-    _models: dict[str, LLM] = PrivateAttr(default_factory=dict)
-    _endpoints: dict[tuple[str, str, int | None], TGILLM] = PrivateAttr(default_factory=dict)
+    _routed: RoutedExperts[LLM, LLM] = PrivateAttr()
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
-        pool, self._models = pool_and_models(self.experts, LLM, expert_of)  # type: ignore[type-abstract]
-        if isinstance(self.experts, Mapping):
-            self.experts = {**pool, **self._models}  # a mapping of plain fields would take a token into a pickle
-        settings = self.settings
-        if self.max_retries is not None:
-            settings = replace(settings, rounds=self.max_retries + 1)
         self._routed = RoutedExperts(
-            self.router, pool, policy=self.policy, settings=settings, timeouts=self.timeouts, hooks=self.hooks
+            self.router,
+            self.experts,
+            FRAMEWORK,
+            policy=self.policy,
+            settings=self.settings,
+            max_retries=self.max_retries,
+            timeouts=self.timeouts,
+            hooks=self.hooks,
         )
+        if isinstance(self.experts, Mapping):
+            # A mapping of fields would take a token into a pickle.
+            self.experts = {**self._routed.experts, **self._routed.models}
 
     @classmethod
     def class_name(cls) -> str:
@@ -147,17 +154,14 @@ class RoutedLLM(ExpertLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """What holds whichever expert answers: the smallest window, the longest answer; tools if one knows them."""
-        experts = self._routed.experts
-        windows = [expert.context_window for expert in experts.values() if expert.context_window is not None]
-        outside = self._models
+        experts, own = self._routed.experts, self._routed.models
         longest = max(
-            outside[name].metadata.num_output if name in outside else longest_answer(expert)
-            for name, expert in experts.items()
+            own[name].metadata.num_output if name in own else longest_answer(expert) for name, expert in experts.items()
         )
-        roles: set[MessageRole] = {model.metadata.system_role for model in outside.values()}
-        common = {"system_role": roles.pop()} if len(roles) == 1 and len(outside) == len(experts) else {}
+        roles: set[MessageRole] = {model.metadata.system_role for model in own.values()}
+        common = {"system_role": roles.pop()} if len(roles) == 1 and len(own) == len(experts) else {}
         return LLMMetadata(
-            context_window=min(windows, default=DEFAULT_CONTEXT_WINDOW),
+            context_window=experts.smallest_window or DEFAULT_CONTEXT_WINDOW,
             num_output=self.max_tokens or longest,
             is_chat_model=True,
             is_function_calling_model="tools" in self._abilities(),
@@ -179,41 +183,37 @@ class RoutedLLM(ExpertLLM):
             kwargs: Per-call keywords such as `model`, `exclude` and `tools`.
         """
         messages = prompt_to_messages(prompt) if isinstance(prompt, str) else prompt
-        return self._routed.decide(self._query(messages, kwargs))
+        return self._routed.decide(self._call(messages, kwargs).query)
 
     def health(self) -> Health:
         """The state of every expert's replicas: load, cool-down, latency and counts. Printed it is a table."""
         return self._routed.health()
 
-    # --- LlamaIndex's eight methods ---
-    # Without callback decorators: the expert's own LLM opens the event of the call. The query is made here, where the
-    # caller's context is, and not in a stream's first step.
+    # Without callback decorators: the LLM of the expert that answers opens the event of the call.
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return background.run(self._answer(self._query(messages, kwargs), self._call(messages, kwargs, sync=True)))
+        return self._chat(messages, kwargs)
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return await self._answer(self._query(messages, kwargs), self._call(messages, kwargs))
+        return await self._achat(messages, kwargs)
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        stream = self._stream(self._query(messages, kwargs), self._call(messages, kwargs, sync=True))
-        return background.iterate(stream)  # type: ignore[return-value]  # it is a generator
+        return self._stream_chat(messages, kwargs)
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        return self._stream(self._query(messages, kwargs), self._call(messages, kwargs))
+        return self._astream_chat(messages, kwargs)
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return chat_response_to_completion_response(self.chat(prompt_to_messages(prompt), **kwargs))
+        return to_completion(self._chat(prompt_to_messages(prompt), kwargs))
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return chat_response_to_completion_response(await self.achat(prompt_to_messages(prompt), **kwargs))
+        return to_completion(await self._achat(prompt_to_messages(prompt), kwargs))
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        return stream_chat_response_to_completion_response(self.stream_chat(prompt_to_messages(prompt), **kwargs))
+        return to_completions(self._stream_chat(prompt_to_messages(prompt), kwargs))
 
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        responses = await self.astream_chat(prompt_to_messages(prompt), **kwargs)
-        return astream_chat_response_to_completion_response(responses)
+        return to_async_completions(self._astream_chat(prompt_to_messages(prompt), kwargs))
 
     def _prepare_chat_with_tools(
         self,
@@ -236,73 +236,37 @@ class RoutedLLM(ExpertLLM):
             **kwargs,
         }
 
-    # --- deciding ---
-
-    def _query(self, messages: Sequence[ChatMessage], given: Mapping[str, Any]) -> RouteQuery:
-        response_format = given.get("response_format") or {}
-        inputs = [message.content or "" for message in messages]
-        return RouteQuery(
-            text=self._text(messages, given),
-            requirements=Requirements(
-                tools=bool(given.get("tools")),
-                json_schema=response_format.get("type") == "json_schema",
-                images=has_image(messages),
-                input_tokens=self._routed.input_tokens(inputs),
-                output_tokens=given.get("max_tokens") or self.max_tokens,
-            ),
-            pinned=given.get("model"),
-            exclude=given.get("exclude") or (),
-            policy=given.get("policy"),
-            session=given.get("session"),
-            inputs=inputs,
+    def _call(self, messages: Sequence[ChatMessage], keywords: Mapping[str, Any], *, sync: bool = False) -> RoutedCall:
+        given = dict(keywords)
+        tool_options = {name: given.pop(name) for name in _TOOL_OPTIONS if name in given}
+        given["tool_choice"] = default_choice(tool_options.get("tool_choice"), tool_options.get("tool_required", False))
+        options = super()._call(messages, given).options
+        question = messages[-1].additional_kwargs.get(ROUTING_TEXT) if messages else None
+        query = self._routed.query(messages, turns_of(messages), options, source=self.routing_text, question=question)
+        return RoutedCall(
+            [_without_question(message) for message in messages], options, tool_options, sync, query=query
         )
-
-    def _text(self, messages: Sequence[ChatMessage], given: Mapping[str, Any]) -> str:
-        in_template = messages[-1].additional_kwargs.get(ROUTING_TEXT) if messages else None
-        text = given.get(ROUTING_TEXT) or given_routing_text() or in_template
-        if text:
-            return str(text)
-        if callable(self.routing_text):
-            return self.routing_text(messages)
-        return conversation_text(messages) if self.routing_text == "conversation" else last_user_text(messages)
-
-    def _call(self, messages: Sequence[ChatMessage], given: Mapping[str, Any], *, sync: bool = False) -> Call:
-        options = self._options(dict(given))
-        for ours in ("model", "exclude", "policy", "session", ROUTING_TEXT):
-            options.pop(ours, None)
-        tool_options = {name: options.pop(name) for name in _TOOL_OPTIONS if name in options}
-        tools = options.pop("tools", ())
-        if tools and not isinstance(tools[0], BaseTool):
-            choice = chosen_tool(tool_options.get("tool_choice"), required=tool_options.get("tool_required", False))
-            options.update(tools=tools, tool_choice=choice)
-            tools = ()
-        seconds = options.pop("timeout", None)
-        return Call([_without_question(message) for message in messages], seconds, options, tools, tool_options, sync)
 
     # --- answering ---
 
-    async def _answer(self, query: RouteQuery, call: Call) -> ChatResponse:
-        decision = await self._decided(query)
-        served = await self._routed.call(decision, partial(self._ask, call), facts=_facts, deadline=call.seconds)
-        self._answered(query, served.expert, served.value)
-        return _signed(served.value, self._signature(decision, served.expert, served.attempts))
+    async def _answer(self, call: Call) -> ChatResponse:
+        assert isinstance(call, RoutedCall)
+        decision = await self._decided(call.query)
+        served = await self._routed.call(
+            decision, partial(self._ask, call), session=call.query.session, deadline=call.options.timeout
+        )
+        return _signed(served.value, _announced(served))
 
-    async def _stream(self, query: RouteQuery, call: Call) -> AsyncGenerator[ChatResponse, None]:
-        decision = await self._decided(query)
-        ask = partial(self._ask_stream, call)
-        stream = await self._routed.open_stream(decision, ask, facts=_facts, deadline=call.seconds)
-        signature = self._signature(decision, stream.expert, stream.attempts)
-        try:
-            async with aclosing(stream):
-                async for response in stream:
-                    yield _signed(response, signature)
-        except ExpertError as error:
-            error.partial_text = error.partial_text or response.message.content or ""  # an LLM of the user's has none
-            raise
-        self._answered(query, stream.expert, response)
-
-    def _answered(self, query: RouteQuery, expert: str, response: ChatResponse) -> None:
-        self._routed.answered(expert, output_tokens=_facts(response).output_tokens, session=query.session)
+    async def _answer_stream(self, call: Call) -> AsyncGenerator[ChatResponse, None]:
+        assert isinstance(call, RoutedCall)
+        decision = await self._decided(call.query)
+        stream = await self._routed.open_stream(
+            decision, partial(self._ask_stream, call), session=call.query.session, deadline=call.options.timeout
+        )
+        routing = _announced(stream)
+        async with aclosing(stream):
+            async for response in stream:
+                yield _signed(response, routing)
 
     async def _decided(self, query: RouteQuery) -> RouteDecision:
         if self.rate_limiter is not None:
@@ -312,33 +276,16 @@ class RoutedLLM(ExpertLLM):
         return decision
 
     async def _ask(self, call: Call, target: Target) -> ChatResponse:
-        model, call = self._asked(call, target)
-        return await ask_model(model, call, target.expert.name)
+        return await ask_model(self._model(target), call, target)
 
-    async def _ask_stream(self, call: Call, target: Target) -> AsyncGenerator[ChatResponse, None]:
-        model, call = self._asked(call, target)
-        async with aclosing(stream_model(model, call, target.expert.name)) as responses:
-            async for response in responses:
-                yield response
+    def _ask_stream(self, call: Call, target: Target) -> AsyncGenerator[ChatResponse, None]:
+        return stream_model(self._model(target), call, target)
 
-    def _asked(self, call: Call, target: Target) -> tuple[LLM, Call]:
-        """The LLM of one replica, and the call with the time that is left for it."""
-        model = self._models.get(target.expert.name)
-        if model is None:
-            key = (target.expert.name, target.url, target.expert.context_window)  # which may become known later
-            model = self._endpoints.get(key)
-            if model is None:  # it retries nothing: another expert is asked at once
-                model = TGILLM.of_expert(target.expert, url=target.url, timeouts=self.timeouts, max_retries=0)
-                self._endpoints[key] = model
-            call = call.within(target.seconds)
+    def _model(self, target: Target) -> LLM:
+        model = self._routed.model(target)
         if self.callback_manager.handlers:
             model.callback_manager = self.callback_manager  # what LlamaIndex's engines do with their LLM
-        return model, call
-
-    def _signature(self, decision: RouteDecision, expert: str, attempts: Sequence[Attempt]) -> dict[str, Any]:
-        routing = routing_block(decision, expert, attempts)
-        dispatcher.event(RouteServedEvent(expert=expert, failed_attempts=routing["failed_attempts"]))
-        return routing
+        return model
 
 
 def emit(decision: RouteDecision) -> None:
@@ -346,12 +293,11 @@ def emit(decision: RouteDecision) -> None:
     dispatcher.event(RouteDecisionEvent(**decision.to_json()))
 
 
-def _facts(response: ChatResponse) -> AnswerFacts:
-    """What a response says of its model and tokens, where its integration keeps the server's OpenAI-like object."""
-    raw = response.raw if isinstance(response.raw, Mapping) else {}
-    usage = raw.get("usage")
-    tokens = usage if isinstance(usage, Mapping) else {}
-    return AnswerFacts(raw.get("model"), tokens.get("prompt_tokens"), tokens.get("completion_tokens"))
+def _announced(served: Served[ChatResponse] | ServedStream[ChatResponse]) -> dict[str, Any]:
+    """The routing block of an answer, after LlamaIndex's instrumentation has heard of it."""
+    routing = served.routing
+    dispatcher.event(RouteServedEvent(expert=served.expert, failed_attempts=routing["failed_attempts"]))
+    return routing
 
 
 def _signed(response: ChatResponse, routing: dict[str, Any]) -> ChatResponse:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -14,11 +13,11 @@ from llama_index.core.tools.types import ToolMetadata
 
 from llamaindex_torouter.routed import emit
 from torouter.errors import ConfigurationError
-from torouter.experts import Expert, ExpertPool
+from torouter.experts import Expert, ExpertPool, Experts
 from torouter.routers.router import AutoRouter, Router
 from torouter.routing.decision import RouteDecision
 from torouter.routing.policy import RoutingPolicy
-from torouter.runtime.routed_experts import Experts, RoutedExperts, RouteQuery
+from torouter.runtime.routed_experts import RoutedExperts, RouteQuery, RouterSource
 
 T = TypeVar("T")
 
@@ -44,7 +43,7 @@ class TORouterSelector(BaseSelector):
 
     def __init__(
         self,
-        router: Router | str | os.PathLike[str],
+        router: RouterSource,
         *,
         names: Mapping[str, str] | None = None,
         policy: RoutingPolicy | None = None,
@@ -57,14 +56,14 @@ class TORouterSelector(BaseSelector):
             raise ConfigurationError(msg)
         router = router if isinstance(router, Router) else AutoRouter.from_pretrained(router)
         pool = ExpertPool([Expert(name=name) for name in router.experts] if experts is None else experts)
-        self._routed = RoutedExperts(router, pool, policy=policy)
+        self._routed: RoutedExperts[Any, Any] = RoutedExperts(router, pool, policy=policy)
         self._names = dict(names or {})
         self._top_n = top_n
         self._threshold = threshold
 
-    def as_tool_retriever(self, tools: Sequence[T]) -> ToolSelection[T]:
+    def as_tool_retriever(self, tools: Sequence[T]) -> SelectedTools[T]:
         """The same choice for `ToolRetrieverRouterQueryEngine`, which takes a retriever of tools and no selector."""
-        return ToolSelection(self, tools)
+        return SelectedTools(self, tools)
 
     def _select(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
         experts = self._experts_of(choices)
@@ -115,7 +114,7 @@ class TORouterSelector(BaseSelector):
         )
 
 
-class ToolSelection(ObjectRetriever[T], Generic[T]):
+class SelectedTools(ObjectRetriever[T], Generic[T]):
     """Retrieves from a fixed list the tools that a selector selects."""
 
     def __init__(self, selector: TORouterSelector, tools: Sequence[T]) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any, Self
 
 from llama_index.core.base.llms.generic_utils import (
-    astream_chat_response_to_completion_response,
-    chat_response_to_completion_response,
-    prompt_to_messages,
-    stream_chat_response_to_completion_response,
+    astream_chat_response_to_completion_response as to_async_completions,
 )
+from llama_index.core.base.llms.generic_utils import chat_response_to_completion_response as to_completion
+from llama_index.core.base.llms.generic_utils import prompt_to_messages
+from llama_index.core.base.llms.generic_utils import stream_chat_response_to_completion_response as to_completions
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
@@ -28,17 +27,13 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr, SecretStr
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
-from llamaindex_torouter.base import ROUTING_TEXT, ExpertLLM
+from llamaindex_torouter.base import Call, ExpertLLM
 from llamaindex_torouter.messages import Answer, from_reply, to_openai
 from torouter.chat import ChatRequest
-from torouter.endpoints import TGIClient, Timeouts, client_for
-from torouter.endpoints.request import default_max_tokens
+from torouter.endpoints import Timeouts
 from torouter.experts import Ability, Api, Expert
-from torouter.runtime import background
-from torouter.runtime.retry import retried, started
-
-# Keywords that are LlamaIndex's or ours and say nothing to an expert's server.
-_NOT_SENT = ("model", "timeout", "formatted", "exclude", ROUTING_TEXT)
+from torouter.runtime.endpoint import Endpoint, longest_answer
+from torouter.runtime.retry import Retry
 
 
 class TGILLM(ExpertLLM):
@@ -72,32 +67,34 @@ class TGILLM(ExpertLLM):
     max_retries: int = Field(default=2, ge=0, description="Further tries after a passing failure.")
     timeouts: Timeouts = Field(default=Timeouts(), exclude=True, description="Limits of one request.")
 
-    _expert: Expert = PrivateAttr()
-    _client: TGIClient = PrivateAttr()
+    _endpoint: Endpoint = PrivateAttr()
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
-        self._expert = Expert(
+        self._endpoint = Endpoint.at(
+            self.base_url,
             name="TGILLM",
-            url=self.base_url,
+            model=self.model,
             api=self.api,
-            model=self.model if self.api == "openai" else None,
-            adapter=self.model if self.api == "tgi" else None,
-            api_key=self.api_key or None,  # type: ignore[arg-type]  # Expert takes a SecretStr and keeps a Secret
+            api_key=self.api_key or None,
             api_key_env="TGI_API_KEY" if self.api_key is None and os.environ.get("TGI_API_KEY") else None,
-            abilities=frozenset(self.abilities),
+            abilities=self.abilities,
             context_window=self.context_window,
+            timeouts=self.timeouts,
+            max_retries=self.max_retries,
         )
-        self._client = TGIClient(self._expert, timeouts=self.timeouts)
 
     @classmethod
-    def of_expert(cls, expert: Expert, *, url: str | None = None, **fields: Any) -> Self:
-        """An LLM that asks this expert, with all that its description says: token, prefix and parameters.
+    def of_expert(
+        cls, expert: Expert, *, url: str | None = None, endpoint: Endpoint | None = None, **fields: Any
+    ) -> Self:
+        """An LLM that calls this expert, with all that its description says: token, prefix and parameters.
 
         Args:
             expert: The expert.
-            url: Which of its urls to ask, by default the first.
+            url: Which of its urls to call, by default the first.
+            endpoint: What calls it, in place of an endpoint of the LLM's own.
             fields: Further fields of the LLM, such as `temperature`, `max_retries` and `timeouts`.
 
         Raises:
@@ -111,7 +108,8 @@ class TGILLM(ExpertLLM):
             context_window=expert.context_window,
             **fields,
         )
-        llm._expert, llm._client = expert, client_for(expert, url=url, timeouts=llm.timeouts)
+        retry = Retry(retries=llm.max_retries)
+        llm._endpoint = endpoint or Endpoint(expert, url=url, timeouts=llm.timeouts, retry=retry)
         return llm
 
     @classmethod
@@ -122,98 +120,64 @@ class TGILLM(ExpertLLM):
     def metadata(self) -> LLMMetadata:
         return LLMMetadata(
             context_window=self.context_window or DEFAULT_CONTEXT_WINDOW,
-            num_output=self.max_tokens or longest_answer(self._expert),
+            num_output=self.max_tokens or longest_answer(self._endpoint.expert),
             is_chat_model=True,
             is_function_calling_model="tools" in self.abilities,
-            model_name=self._expert.served_model,
+            model_name=self._endpoint.expert.served_model,
         )
 
     def to_payload(self) -> dict[str, Any]:
-        return {**super().to_payload(), "expert": self._expert.name}
+        return {**super().to_payload(), "expert": self._endpoint.expert.name}
 
     def _abilities(self) -> frozenset[Ability]:
         return frozenset(self.abilities)
 
-    # --- LlamaIndex's eight methods ---
+    # The one LLM event of a call is opened here; RoutedLLM leaves it to the LLM of the expert that answers.
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return background.run(self._answer(messages, kwargs))
+        return self._chat(messages, kwargs)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return await self._answer(messages, kwargs)
+        return await self._achat(messages, kwargs)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        return background.iterate(self._stream(messages, kwargs))  # type: ignore[return-value]  # it is a generator
+        return self._stream_chat(messages, kwargs)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        return self._stream(messages, kwargs)
+        return self._astream_chat(messages, kwargs)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return chat_response_to_completion_response(background.run(self._answer(prompt_to_messages(prompt), kwargs)))
+        return to_completion(self._chat(prompt_to_messages(prompt), kwargs))
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return chat_response_to_completion_response(await self._answer(prompt_to_messages(prompt), kwargs))
+        return to_completion(await self._achat(prompt_to_messages(prompt), kwargs))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        steps: Any = background.iterate(self._stream(prompt_to_messages(prompt), kwargs))
-        return stream_chat_response_to_completion_response(steps)
+        return to_completions(self._stream_chat(prompt_to_messages(prompt), kwargs))
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        return astream_chat_response_to_completion_response(self._stream(prompt_to_messages(prompt), kwargs))
+        return to_async_completions(self._astream_chat(prompt_to_messages(prompt), kwargs))
 
-    # --- asking ---
+    async def _answer(self, call: Call) -> ChatResponse:
+        endpoint = self._endpoint.serving(call.options.model)
+        return from_reply(await endpoint.chat(_request(call), seconds=call.options.timeout))
 
-    async def _answer(self, messages: Sequence[ChatMessage], given: dict[str, Any]) -> ChatResponse:
-        options = self._options(given)
-        request, client, seconds = _request(messages, options), self._client_for(options), options.get("timeout")
-        reply = await retried(
-            lambda: client.chat(request, deadline=seconds), max_retries=self.max_retries, seconds=seconds
-        )
-        return from_reply(reply, model_name=reply.model or client.expert.served_model)
-
-    async def _stream(
-        self, messages: Sequence[ChatMessage], given: dict[str, Any]
-    ) -> AsyncGenerator[ChatResponse, None]:
-        options = self._options(given)
-        request, client, seconds = _request(messages, options), self._client_for(options), options.get("timeout")
-        first, stream = await retried(
-            lambda: started(client.chat_stream(request, deadline=seconds)),
-            max_retries=self.max_retries,
-            seconds=seconds,
-        )
+    async def _answer_stream(self, call: Call) -> AsyncGenerator[ChatResponse, None]:
+        endpoint = self._endpoint.serving(call.options.model)
+        stream = await endpoint.open_stream(_request(call), seconds=call.options.timeout)
         async with aclosing(stream):
-            answer = Answer(first.model or client.expert.served_model)
-            yield answer.add(first)
+            answer = Answer(endpoint.expert.served_model)
             async for chunk in stream:
                 yield answer.add(chunk)
 
-    def _client_for(self, options: dict[str, Any]) -> TGIClient:
-        model = options.get("model")
-        if model is None or model == self.model:
-            return self._client
-        field = "model" if self.api == "openai" else "adapter"
-        return client_for(replace(self._expert, **{field: model}), url=self._client.url, timeouts=self.timeouts)
 
-
-def longest_answer(expert: Expert) -> int:
-    """The most tokens of an answer to a call that does not say it: what LlamaIndex keeps free for it."""
-    return int(expert.parameters.get("max_tokens") or default_max_tokens(expert))
-
-
-def _request(messages: Sequence[ChatMessage], options: dict[str, Any]) -> ChatRequest:
-    parameters = {name: value for name, value in options.items() if name not in _NOT_SENT}
-    return ChatRequest(
-        messages=to_openai(messages),
-        tools=tuple(parameters.pop("tools", ())),
-        tool_choice=parameters.pop("tool_choice", None),
-        response_format=parameters.pop("response_format", None),
-        parameters=parameters,
-    )
+def _request(call: Call) -> ChatRequest:
+    return call.options.request(to_openai(call.messages))

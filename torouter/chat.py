@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -48,6 +49,14 @@ class ToolCall:
     name: str
     arguments: str
 
+    def parsed(self) -> dict[str, Any] | None:
+        """The arguments as an object; None where they are not the JSON of one, or not complete yet."""
+        try:
+            value = json.loads(self.arguments or "{}")
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
@@ -70,6 +79,11 @@ class ChatReply:
     model: str | None = None
     logprobs: tuple[Mapping[str, Any], ...] | None = None
 
+    @property
+    def facts(self) -> AnswerFacts:
+        """Model and tokens, as far as the server states them."""
+        return _facts(self.model, self.usage)
+
 
 @dataclass(frozen=True, slots=True)
 class ChatChunk:
@@ -81,6 +95,32 @@ class ChatChunk:
     usage: Usage | None = None
     model: str | None = None
     logprobs: tuple[Mapping[str, Any], ...] | None = None
+
+    @property
+    def facts(self) -> AnswerFacts | None:
+        """Model and tokens of the answer, None where this step states neither."""
+        return None if self.model is None and self.usage is None else _facts(self.model, self.usage)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFacts:
+    """What an answer states about itself: its model and its tokens, None where it states nothing."""
+
+    model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+    def updated(self, news: AnswerFacts) -> AnswerFacts:
+        """The same with every fact that `news` states."""
+        return AnswerFacts(
+            self.model if news.model is None else news.model,
+            self.input_tokens if news.input_tokens is None else news.input_tokens,
+            self.output_tokens if news.output_tokens is None else news.output_tokens,
+        )
+
+
+def _facts(model: str | None, usage: Usage | None) -> AnswerFacts:
+    return AnswerFacts(model) if usage is None else AnswerFacts(model, usage.input_tokens, usage.output_tokens)
 
 
 @dataclass(frozen=True, slots=True)

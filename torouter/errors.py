@@ -25,14 +25,23 @@ TORouterError
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from torouter.chat import Attempt
 
+E = TypeVar("E", bound="TORouterError")
+
 
 class TORouterError(Exception):
     """Base of every exception that torouter raises on purpose."""
+
+    def converted(self, kind: type[E]) -> E:
+        """The same error, message and attributes, as an instance of a subclass of its class."""
+        other = kind.__new__(kind, *self.args)
+        other.args = self.args
+        other.__dict__.update(self.__dict__)
+        return other
 
 
 class ConfigurationError(TORouterError, ValueError):

@@ -232,7 +232,7 @@ class ExpertPool(Mapping[str, Expert]):
         ConfigurationError: No expert, two of one name, or an entry that can't be used.
     """
 
-    def __init__(self, experts: ExpertPool | str | os.PathLike[str] | Sequence[Expert] | Mapping[str, Any]) -> None:
+    def __init__(self, experts: Experts) -> None:
         if isinstance(experts, (str, os.PathLike)):
             found: Iterable[Expert] = ExpertPool.from_yaml(experts).values()
         elif isinstance(experts, Mapping):
@@ -353,6 +353,10 @@ class ExpertPool(Mapping[str, Expert]):
 
     def __repr__(self) -> str:
         return f"ExpertPool({', '.join(self._experts)})"
+
+
+Experts = ExpertPool | str | os.PathLike[str] | Sequence[Expert] | Mapping[str, Any]
+"""What `ExpertPool` takes; as values of a mapping, an adapter takes its framework's models too."""
 
 
 def _coerced(name: str, value: object) -> Expert:

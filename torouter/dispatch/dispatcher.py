@@ -1,4 +1,4 @@
-"""From a decision to an answer: asks the experts of a ranking in order until one answers or the deadline is spent."""
+"""From a decision to an answer: calls the experts of a ranking in order until one answers or the deadline is spent."""
 
 from __future__ import annotations
 
@@ -7,92 +7,31 @@ import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from torouter.chat import Attempt
+from torouter.dispatch.answers import AnswerReader, Served, ServedStream, Target
 from torouter.dispatch.attempt_timeout import attempt_timeout
 from torouter.dispatch.hedging import first_answer
-from torouter.dispatch.hooks import AnswerFacts, CallEvents, DispatchHook
+from torouter.dispatch.hooks import CallEvents, DispatchHook
 from torouter.dispatch.limits import Waiter
 from torouter.dispatch.pool_state import PoolState
 from torouter.dispatch.replica import Lease, ReplicaSnapshot
 from torouter.dispatch.settings import DispatchSettings
-from torouter.errors import ExpertError, ExpertProtocolError, ExpertRequestError, ExpertTimeoutError
+from torouter.errors import (
+    DeadlineExceededError,
+    ExpertError,
+    ExpertProtocolError,
+    ExpertRequestError,
+    ExpertTimeoutError,
+    NoExpertLeftError,
+)
 from torouter.experts import Expert, ExpertPool
 from torouter.routing.decision import RouteDecision
 from torouter.routing.requirements import Estimate
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Whom to ask: one replica ("" where a framework's object is the expert), and the seconds left of the deadline.
-
-    Whoever asks may `tell` what the answer, or each part of a streamed one, says of itself; it is for the hooks.
-    """
-
-    expert: Expert
-    url: str
-    seconds: float | None
-    tell: Callable[[AnswerFacts], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Served(Generic[T]):
-    """An answer, who gave it, and who had failed before. `milliseconds` is the whole call's time."""
-
-    value: T
-    expert: str
-    url: str
-    attempts: tuple[Attempt, ...]
-    milliseconds: float
-
-
-class ServedStream(Generic[T]):
-    """A stream whose first item is there: from here on one expert serves it, and its errors pass on as they are.
-
-    `aclose` frees the expert's slot and its connection; a stream that was read to its end needs no closing.
-    """
-
-    def __init__(
-        self,
-        first: T,
-        rest: AsyncGenerator[T, None],
-        target: Target,
-        attempts: tuple[Attempt, ...],
-        until: float | None,
-    ) -> None:
-        self.expert = target.expert.name
-        self.url = target.url
-        self.attempts = attempts
-        self._first: list[T] = [first]
-        self._rest = rest
-        self._until = until  # loop time at which we cut it; None where the client keeps the deadline
-
-    def __aiter__(self) -> ServedStream[T]:
-        return self
-
-    async def __anext__(self) -> T:
-        if self._first:
-            return self._first.pop()
-        if self._until is None:
-            return await anext(self._rest)
-        try:
-            async with asyncio.timeout_at(self._until) as timer:
-                return await anext(self._rest)
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            msg = f"expert {self.expert!r}: the deadline was spent before the stream ended"
-            raise ExpertTimeoutError(msg, expert=self.expert) from None
-
-    async def aclose(self) -> None:
-        self._first.clear()
-        await self._rest.aclose()
 
 
 class Dispatcher:
@@ -103,8 +42,10 @@ class Dispatcher:
     Args:
         experts: The pool that decisions name.
         settings: Deadline, cool-downs, limits.
-        estimates: What is known of the experts' usual answers at the start; observations move it.
+        estimates: What is known of the experts' usual answers at the start; observed answers move it.
         hooks: Observers of decisions, attempts and outcomes.
+        reader: Reads facts and text out of the answers.
+        before: Awaited before each request to a replica, within the attempt's time, such as a handshake.
         clock: Seconds that only grow.
         sleep: Waits so many seconds, for slots and cool-downs.
         random: Jitter of the cool-downs.
@@ -117,27 +58,40 @@ class Dispatcher:
         *,
         estimates: Mapping[str, Estimate] | None = None,
         hooks: Sequence[DispatchHook] = (),
+        reader: AnswerReader[Any] = AnswerReader(),
+        before: Callable[[Target], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         random: Random | None = None,
     ) -> None:
         self.settings = settings
         self._hooks = tuple(hooks)
+        self._reader = reader
+        self._before = before
         self._clock = clock
         self._sleep = sleep
-        self._board = PoolState(experts, settings, estimates or {}, clock, random or Random())  # noqa: S311 - jitter
+        self._pool = PoolState(experts, settings, estimates or {}, clock, random or Random())  # noqa: S311 - jitter
 
     async def call(
-        self, decision: RouteDecision, ask: Callable[[Target], Awaitable[T]], *, deadline: float | None = None
+        self,
+        decision: RouteDecision,
+        ask: Callable[[Target], Awaitable[T]],
+        *,
+        deadline: float | None = None,
+        answered: Callable[[str], None] | None = None,
+        own_error: bool = False,
     ) -> Served[T]:
-        """Ask the ranking's experts for one whole answer.
+        """Call the ranking's experts until one gives a whole answer.
 
-        With the settings' `hedge_seconds` two replicas may be asked at once, each `ask` in a task of its own.
+        With the settings' `hedge_seconds` two replicas may be called at once, each `ask` in a task of its own.
 
         Args:
-            decision: Whose ranking is walked.
-            ask: Asks one replica. An `ExpertError` of it counts as the failure table says; anything else is raised.
+            decision: Whose ranking is followed.
+            ask: Calls one replica. An `ExpertError` of it counts as the failure table says; anything else is raised.
             deadline: Seconds for this call in place of the settings'; inf for no limit.
+            answered: Called with the expert's name once its answer is complete.
+            own_error: Where the ranking has one expert only, raise that expert's own error in place of
+                NoExpertLeftError.
 
         Raises:
             ExpertRequestError: The request is wrong.
@@ -145,11 +99,11 @@ class Dispatcher:
             DeadlineExceededError: The deadline is spent.
             NoExpertLeftError: Every expert has failed.
         """
-        events = self._start(decision, deadline, streamed=False)
+        events = self._start(decision, deadline, streamed=False, answered=answered)
         hedge_seconds = self.settings.hedge_seconds
         try:
             while True:
-                lease = await self._next_place(events)
+                lease = await self._next_place(events, own_error=own_error)
                 attempt = self._attempt(events, lease, ask)
                 if hedge_seconds is None:
                     served = await attempt
@@ -169,16 +123,19 @@ class Dispatcher:
         ask: Callable[[Target], AsyncGenerator[T, None]],
         *,
         deadline: float | None = None,
+        answered: Callable[[str], None] | None = None,
+        own_error: bool = False,
     ) -> ServedStream[T]:
         """Open a stream at the first of the ranking's experts that gives a first item.
 
-        Arguments and errors are `call`'s. After the first item an `ExpertError` of the stream passes on as it is.
+        Arguments and errors are `call`'s. After the first item an `ExpertError` of the stream passes on with the text
+        so far in `partial_text`.
         """
-        events = self._start(decision, deadline, streamed=True)
+        events = self._start(decision, deadline, streamed=True, answered=answered)
         failover = events.failover
         try:
             while True:
-                lease = await self._next_place(events)
+                lease = await self._next_place(events, own_error=own_error)
                 target = self._target(events, lease)
                 items = self._items(events, lease, target, ask)
                 try:
@@ -189,81 +146,94 @@ class Dispatcher:
                         continue
                     raise
                 lease.answering = True
-                self._board.mark_alive(lease)
-                until = None
-                if not target.url and target.seconds is not None:
-                    until = asyncio.get_running_loop().time() + failover.deadline - self._clock()
-                return ServedStream(first, items, target, tuple(failover.attempts), until)
+                self._pool.mark_alive(lease)
+                return ServedStream(first, items, decision, target, tuple(failover.attempts))
         except BaseException as error:
             events.ended(None, error)
             raise
 
     def snapshot(self) -> tuple[ReplicaSnapshot, ...]:
         """The state of every replica."""
-        return self._board.snapshot()
+        return self._pool.snapshot()
 
     def estimates(self) -> Mapping[str, Estimate]:
-        """What each expert usually takes, by name: the given estimates, moved by what was observed."""
-        return self._board.estimates()
-
-    def observe(self, expert: str, *, output_tokens: float) -> None:
-        """Take note of an answer's length, since the dispatcher does not look into answers."""
-        self._board.observe(expert, output_tokens)
+        """What each expert usually takes, by name: the given estimates, moved by observed answers."""
+        return self._pool.estimates()
 
     def limit(self, expert: str, max_concurrency: int | None, *, url: str | None = None) -> None:
         """Change how many requests the expert's replicas, or the one at `url`, are sent at the same time."""
-        self._board.limit(expert, max_concurrency, url)
+        self._pool.limit(expert, max_concurrency, url)
 
     def describe(self, expert: Expert) -> None:
-        """Put what has become known of an expert, such as its window, in the place of the expert of the same name."""
-        self._board.describe(expert)
+        """Replace the expert of the same name by what has become known of it, such as its window."""
+        self._pool.describe(expert)
 
-    def _start(self, decision: RouteDecision, deadline: float | None, *, streamed: bool) -> CallEvents:
-        failover = self._board.start(decision.ranking, self.settings.deadline if deadline is None else deadline)
-        return CallEvents(self._hooks, decision, failover, self._clock, streamed=streamed)
+    def _start(
+        self,
+        decision: RouteDecision,
+        deadline: float | None,
+        *,
+        streamed: bool,
+        answered: Callable[[str], None] | None,
+    ) -> CallEvents:
+        failover = self._pool.start(decision.ranking, self.settings.deadline if deadline is None else deadline)
+        return CallEvents(self._hooks, decision, failover, self._clock, streamed=streamed, answered=answered)
 
-    async def _next_place(self, events: CallEvents) -> Lease:
-        """A place on the replica that is to be asked next; waits for it where all are taken."""
-        while True:
-            place = self._board.next_place(events.failover)
-            lease = place if isinstance(place, Lease) else await self._wait(*place)
-            if lease is not None:
-                events.attempt_began(lease)
-                return lease
+    async def _next_place(self, events: CallEvents, *, own_error: bool) -> Lease:
+        """A place on the replica that is to be called next; waits for it where all are taken."""
+        try:
+            while True:
+                place = self._pool.next_place(events.failover)
+                lease = place if isinstance(place, Lease) else await self._wait(*place)
+                if lease is not None:
+                    events.attempt_began(lease)
+                    return lease
+        except DeadlineExceededError:
+            raise
+        except NoExpertLeftError:
+            last = events.failover.error
+            if own_error and last is not None and len(events.decision.ranking) == 1:
+                raise last from None
+            raise
 
     async def _wait(self, waiter: Waiter, seconds: float) -> Lease | None:
         timer = None if seconds == math.inf else asyncio.ensure_future(self._sleep(seconds))
-        events = (waiter.woken,) if timer is None else (waiter.woken, timer)
+        futures = (waiter.woken,) if timer is None else (waiter.woken, timer)
         try:
-            await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
-            return self._board.take_lease(waiter)
+            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+            return self._pool.take_lease(waiter)
         finally:
-            self._board.leave_queue(waiter)
+            self._pool.leave_queue(waiter)
             if timer is not None:
                 timer.cancel()
 
     async def _attempt(
         self, events: CallEvents, lease: Lease, ask: Callable[[Target], Awaitable[T]]
     ) -> Served[T] | None:
-        """Ask one replica for a whole answer; None after a failure after which somebody else is asked."""
+        """Call one replica for a whole answer; None after a failure after which another one is called."""
         failover = events.failover
         target = self._target(events, lease)
         try:
             async with attempt_timeout(failover, lease) as timer:
+                if self._before is not None:
+                    await self._before(target)
                 value = await ask(target)
+            self._note(lease, value)
         except BaseException as error:
             if self._may_go_on(events, lease, error, timer):
                 return None
             raise
         now = self._clock()
         self._finish(events, lease, seconds=now - lease.began)
-        return Served(value, target.expert.name, target.url, tuple(failover.attempts), (now - failover.began) * 1000)
+        milliseconds = (now - failover.began) * 1000
+        attempts = tuple(failover.attempts)
+        return Served(value, events.decision, target.expert.name, target.url, attempts, milliseconds)
 
     def _second_attempt(
         self, events: CallEvents, slow: Lease, ask: Callable[[Target], Awaitable[T]]
     ) -> Coroutine[Any, Any, Served[T] | None] | None:
-        """An attempt beside the one that is slow to answer; None if nobody is there for it."""
-        lease = self._board.second_place(events.failover, slow)
+        """An attempt beside the one that is slow to answer; None if no replica is ready for it."""
+        lease = self._pool.second_place(events.failover, slow)
         if lease is None:
             return None
         events.attempt_began(lease)
@@ -272,20 +242,36 @@ class Dispatcher:
     def _target(self, events: CallEvents, lease: Lease) -> Target:
         left = events.failover.deadline - lease.began
         seconds = None if left == math.inf else left
-        return Target(lease.replica.expert, lease.replica.url, seconds, partial(events.answer_says, lease))
+        return Target(lease.replica.expert, lease.replica.url, seconds, lease.note)
+
+    def _note(self, lease: Lease, answer: object) -> None:
+        if (facts := self._reader.facts(answer)) is not None:
+            lease.note(facts)
 
     async def _items(
         self, events: CallEvents, lease: Lease, target: Target, ask: Callable[[Target], AsyncGenerator[T, None]]
     ) -> AsyncGenerator[T, None]:
         """The stream's items. After the first one, whatever ends it frees its place."""
+        texts: list[str] = []
+        read_text = self._reader.text
         try:
             began, seconds = lease.began, 0.0  # the time that the consumer takes between the items is not the expert's
-            async with aclosing(ask(target)) as stream:
+            if self._before is not None:
+                await self._before(target)
+            stream = ask(target)
+            if not target.url and target.seconds is not None:  # a client of ours keeps the deadline itself
+                left = events.failover.deadline - self._clock()
+                stream = _until(asyncio.get_running_loop().time() + left, stream, target.expert.name)
+            async with aclosing(stream):
                 async for item in stream:
                     seconds += self._clock() - began
+                    self._note(lease, item)
+                    texts.append(read_text(item))
                     yield item
                     began = self._clock()
         except BaseException as error:
+            if isinstance(error, ExpertError):
+                error.partial_text = error.partial_text or "".join(texts)
             if lease.answering:
                 self._finish(events, lease, error=error)
                 events.ended(target.expert.name, error)
@@ -295,21 +281,44 @@ class Dispatcher:
             events.ended(target.expert.name, None)
 
     def _may_go_on(self, events: CallEvents, lease: Lease, error: BaseException, timer: asyncio.Timeout) -> bool:
-        """Take the place back, and say whether this failure is one after which somebody else is asked."""
+        """Take the place back, and say whether another replica is called after this failure."""
         name = lease.replica.expert.name
-        took = self._clock() - lease.began
+        seconds = self._clock() - lease.began
         if isinstance(error, TimeoutError) and timer.expired():
-            error = ExpertTimeoutError(f"expert {name!r}: no answer within {took:.3g} s", expert=name)
+            error = ExpertTimeoutError(f"expert {name!r}: no answer within {seconds:.3g} s", expert=name)
         elif isinstance(error, StopAsyncIteration):
             error = ExpertProtocolError(f"expert {name!r}: the stream ended before its first item", expert=name)
         self._finish(events, lease, error=error)
         if not isinstance(error, ExpertError) or isinstance(error, ExpertRequestError):
             return False
-        events.failover.failed(lease.replica, error, took * 1000)
+        events.failover.failed(lease.replica, error, seconds * 1000)
         return True
 
     def _finish(
         self, events: CallEvents, lease: Lease, *, error: BaseException | None = None, seconds: float | None = None
     ) -> None:
-        self._board.finish(lease, error=error, seconds=seconds)
+        self._pool.finish(lease, error=error, seconds=seconds)
         events.attempt_ended(lease, error)
+
+
+async def _until(moment: float, stream: AsyncGenerator[T, None], expert: str) -> AsyncGenerator[T, None]:
+    """The stream's items until the loop's clock reaches `moment`.
+
+    The limit is around each single step and never across a yield, since a generator's steps may run in different tasks.
+
+    Raises:
+        ExpertTimeoutError: The stream has not ended by then.
+    """
+    async with aclosing(stream):
+        while True:
+            try:
+                async with asyncio.timeout_at(moment) as timer:
+                    item = await anext(stream)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                if not timer.expired():
+                    raise
+                msg = f"expert {expert!r}: the deadline was spent before the stream ended"
+                raise ExpertTimeoutError(msg, expert=expert) from None
+            yield item

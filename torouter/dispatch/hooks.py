@@ -1,35 +1,26 @@
-"""Tells observers what is decided, tried and reached in each call. No event holds a prompt or an answer."""
+"""Events of each call for observers: what is decided, tried and answered. No event holds a prompt or an answer."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from torouter.chat import Attempt
+from torouter.chat import AnswerFacts, Attempt
 from torouter.dispatch.failover import FailoverState
 from torouter.dispatch.replica import Lease
 from torouter.routing.decision import RouteDecision
 
 logger = logging.getLogger(__name__)
 
-_numbers = itertools.count(1)
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerFacts:
-    """What an answer says of itself: its model and its tokens, None where it does not say."""
-
-    model: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+_call_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
 class CallBegan:
-    """A decision is about to be carried out. `call` is a number of its own in this process."""
+    """A decision is about to be carried out. `call` is a number that is unique in this process."""
 
     call: int
     decision: RouteDecision
@@ -38,7 +29,7 @@ class CallBegan:
 
 @dataclass(frozen=True, slots=True)
 class AttemptBegan:
-    """An expert is asked. `number` counts the call's attempts from 1, `model` is what the expert is to serve.
+    """A request goes to an expert. `number` counts the call's attempts from 1, `model` is what the expert should serve.
 
     A hedged call's second attempt begins before the first has ended.
     """
@@ -55,7 +46,7 @@ class AttemptEnded:
     """The attempt is over. `error` is the class name of what ended it, None for an answer.
 
     Where the caller gave up, or the other attempt of a hedged call answered first, it is "CancelledError", or
-    "GeneratorExit" for a stream that was closed early. `facts` is what was told of the answer by then.
+    "GeneratorExit" for a stream that was closed early. `facts` is what is known of the answer by then.
     """
 
     call: int
@@ -72,7 +63,7 @@ class CallEnded:
     """The call is over; a streamed one when its stream is.
 
     Attributes:
-        expert: Who served it, None if nobody did.
+        expert: The expert that served it, None if none did.
         attempts: Those that failed before.
         error: Class name of what ended it, None for an answer.
     """
@@ -91,14 +82,23 @@ DispatchEvent = CallBegan | AttemptBegan | AttemptEnded | CallEnded
 class DispatchHook(Protocol):
     """Called with each event, in the task that makes the call or, where it may be hedged, the attempt.
 
-    What it raises is logged and goes no further.
+    An exception that it raises is logged and otherwise ignored.
     """
 
     def __call__(self, event: DispatchEvent, /) -> None: ...
 
 
 class CallEvents:
-    """What one call has to tell. Costs nothing where nobody listens."""
+    """Reports one call to the hooks. Costs nothing where there are none.
+
+    Args:
+        hooks: The observers.
+        decision: What is carried out.
+        failover: Where the call stands.
+        clock: The dispatcher's.
+        streamed: Whether the answer is streamed.
+        answered: Called with the expert's name once its answer is complete, whether or not there are hooks.
+    """
 
     def __init__(
         self,
@@ -108,43 +108,39 @@ class CallEvents:
         clock: Callable[[], float],
         *,
         streamed: bool,
+        answered: Callable[[str], None] | None = None,
     ) -> None:
+        self.decision = decision
         self.failover = failover
         self._hooks = hooks
         self._clock = clock
+        self._answered = answered
         if hooks:
-            self._call = next(_numbers)
+            self._call = next(_call_numbers)
             self._numbers: dict[Lease, int] = {}
-            self._facts: dict[Lease, AnswerFacts] = {}
-            self._tell(CallBegan(self._call, decision, streamed))
+            self._emit(CallBegan(self._call, decision, streamed))
 
     def attempt_began(self, lease: Lease) -> None:
         if self._hooks:
             number = self._numbers[lease] = len(self._numbers) + 1
-            self._facts[lease] = AnswerFacts()
             expert = lease.replica.expert
-            self._tell(AttemptBegan(self._call, number, expert.name, lease.replica.url, expert.served_model))
-
-    def answer_says(self, lease: Lease, facts: AnswerFacts) -> None:
-        """Take note of what an answer, or a part of it, says of itself."""
-        if self._hooks:
-            news = {fact.name: value for fact in fields(facts) if (value := getattr(facts, fact.name)) is not None}
-            if news:
-                self._facts[lease] = replace(self._facts[lease], **news)
+            self._emit(AttemptBegan(self._call, number, expert.name, lease.replica.url, expert.served_model))
 
     def attempt_ended(self, lease: Lease, error: BaseException | None) -> None:
         if self._hooks:
             name, url = lease.replica.expert.name, lease.replica.url
-            took = (self._clock() - lease.began) * 1000
-            number, facts = self._numbers[lease], self._facts[lease]
-            self._tell(AttemptEnded(self._call, number, name, url, took, _name(error), facts))
+            milliseconds = (self._clock() - lease.began) * 1000
+            number = self._numbers[lease]
+            self._emit(AttemptEnded(self._call, number, name, url, milliseconds, _class_name(error), lease.facts))
 
     def ended(self, expert: str | None, error: BaseException | None) -> None:
+        if self._answered is not None and expert is not None and error is None:
+            self._answered(expert)
         if self._hooks:
-            took = (self._clock() - self.failover.began) * 1000
-            self._tell(CallEnded(self._call, expert, tuple(self.failover.attempts), took, _name(error)))
+            milliseconds = (self._clock() - self.failover.began) * 1000
+            self._emit(CallEnded(self._call, expert, tuple(self.failover.attempts), milliseconds, _class_name(error)))
 
-    def _tell(self, event: DispatchEvent) -> None:
+    def _emit(self, event: DispatchEvent) -> None:
         for hook in self._hooks:
             try:
                 hook(event)
@@ -152,5 +148,5 @@ class CallEvents:
                 logger.exception("the dispatch hook %r failed", hook)
 
 
-def _name(error: BaseException | None) -> str | None:
+def _class_name(error: BaseException | None) -> str | None:
     return None if error is None else type(error).__name__

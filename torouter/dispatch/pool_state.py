@@ -8,7 +8,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 
 from torouter.dispatch.failover import FailoverState, Wait
@@ -150,9 +150,9 @@ class PoolState:
                 replica.answered += 1
                 replica.seconds = smoothed(replica.seconds, seconds)
                 state.warned = False
-                name, usual = state.expert.name, self._estimates[state.expert.name]
-                usual = replace(usual, seconds=smoothed(usual.seconds, seconds))
-                self._estimates = self._estimates.moved(name, usual)
+                self._estimates = self._estimates.moved(
+                    state.expert.name, _observed(self._estimates[state.expert.name], seconds, lease.facts.output_tokens)
+                )
         if warn:
             logger.warning(
                 "expert %r refuses us (%s): check its url, model and token; it is left alone for up to %.0f s",
@@ -209,13 +209,6 @@ class PoolState:
             for replica in state.replicas:
                 replica.expert = expert
 
-    def observe(self, expert: str, output_tokens: float) -> None:
-        self._state(expert)
-        with self._lock:
-            usual = self._estimates[expert]
-            mean = smoothed(usual.output_tokens, output_tokens)
-            self._estimates = self._estimates.moved(expert, replace(usual, output_tokens=mean))
-
     def estimates(self) -> Estimates:
         return self._estimates
 
@@ -223,6 +216,12 @@ class PoolState:
         with self._lock:
             now = self._clock()
             return tuple(replica.snapshot(now) for state in self._experts.values() for replica in state.replicas)
+
+
+def _observed(usual: Estimate, seconds: float, output_tokens: int | None) -> Estimate:
+    """The estimate after one more answer."""
+    tokens = usual.output_tokens if output_tokens is None else smoothed(usual.output_tokens, output_tokens)
+    return Estimate(output_tokens=tokens, seconds=smoothed(usual.seconds, seconds))
 
 
 def _replicas(expert: Expert, settings: DispatchSettings) -> tuple[Replica, ...]:

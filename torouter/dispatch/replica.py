@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from torouter.chat import AnswerFacts
 from torouter.dispatch.settings import DispatchSettings
 from torouter.errors import ExpertAccessError, ExpertError, ExpertGenerationError
 from torouter.experts import Expert
@@ -143,7 +144,13 @@ class Lease:
     episode: int
     probe: bool
     answering: bool = False
-    """A stream whose first item has come: nobody else is asked any more."""
+    """A stream whose first item has arrived: no other expert is called any more."""
+    facts: AnswerFacts = AnswerFacts()
+    """What is known of the answer so far."""
+
+    def note(self, facts: AnswerFacts) -> None:
+        """Record what an answer, or a part of it, states about itself."""
+        self.facts = self.facts.updated(facts)
 
 
 def smoothed(mean: float | None, value: float) -> float:

@@ -20,7 +20,6 @@ from torouter.errors import (
     ContextLengthError,
     ExpertAccessError,
     ExpertError,
-    ExpertUnavailableError,
     NLLUnavailableError,
 )
 from torouter.experts import Expert, ExpertPool
@@ -28,6 +27,7 @@ from torouter.outcomes.cell_journal import Cell, CellJournal, Row
 from torouter.outcomes.nll import reference_nll
 from torouter.outcomes.queries import Query, query_of, records
 from torouter.outcomes.table import OutcomeTable
+from torouter.runtime.retry import Retry
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +39,7 @@ FINGERPRINTS = "torouter_experts"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How patiently experts are asked. `clock`, `sleep` and `draw` (0 to 1) are there for tests.
-
-    A failure that may pass is asked again up to `retries` times, after a random time between 0 and
-    min(`longest`, `first` * 2 ** attempt) seconds ("full jitter", AWS Architecture Blog 2015).
-    """
+    """How fast experts are called, and how often again after a failure that may pass: see `Retry`, whose fields it has."""
 
     concurrency: int = 4
     """Queries that each replica of an expert is asked at once, where the expert has no `max_concurrency` of its own."""
@@ -55,7 +51,7 @@ class Pace:
     failures: int = 10
     """Failed queries in a row, of one expert, after which the run stops."""
     clock: Callable[[], float] = time.perf_counter
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     draw: Callable[[], float] = random.random
 
     def __post_init__(self) -> None:
@@ -199,6 +195,14 @@ class _ExpertRun:
         self._pace = pace
         self._nll = nll
         self._failures = 0
+        self._retry = Retry(
+            retries=pace.retries,
+            first=pace.first,
+            longest=pace.longest,
+            clock=pace.clock,
+            sleep=pace.sleep,
+            draw=pace.draw,
+        )
 
     def workers(self, finished: Callable[[Row], None]) -> Iterator[Coroutine[Any, Any, None]]:
         """As many as there may be requests at once."""
@@ -215,7 +219,7 @@ class _ExpertRun:
         request = ChatRequest(({"role": "user", "content": query.query},))
         row: Row = asdict(query) | {"expert": self._expert.name, "error": None}
         try:
-            answer = await self._patiently(lambda: self._asked(client, request))
+            answer = await self._retry(lambda: self._asked(client, request))
         except ExpertAccessError as error:
             raise CollectStoppedError(f"stopped, and what is finished is kept: {error}") from error
         except ExpertError as error:
@@ -240,7 +244,7 @@ class _ExpertRun:
         if not self._nll or reference is None:
             return None
         try:
-            return await self._patiently(lambda: reference_nll(client, request, reference))
+            return await self._retry(lambda: reference_nll(client, request, reference))
         except NLLUnavailableError as error:
             if self._nll:  # another worker may have said so by now
                 self._nll = False
@@ -249,17 +253,6 @@ class _ExpertRun:
             # The answer is there, and worth more than its reference's likelihood.
             logger.warning("no nll of a reference: %s", error)
         return None
-
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The call's result; a failure that may pass is asked again, after a while."""
-        pace = self._pace
-        for attempt in range(pace.retries):
-            try:
-                return await call()
-            except ExpertUnavailableError as error:
-                logger.info("asked again after attempt %d: %s", attempt + 1, error)
-                await pace.sleep(pace.draw() * min(pace.longest, pace.first * 2**attempt))
-        return await call()
 
     def _count(self, error: ExpertError) -> None:
         """Stop the run where an expert fails query after query; that a query is too long is not its failure."""

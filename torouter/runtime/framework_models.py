@@ -1,12 +1,14 @@
-"""A framework's own model as an expert: what its failures mean for failover, and its synchronous streams."""
+"""A framework's own models as experts: what the core must know of them, and what their failures mean for failover."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
 
+from torouter.dispatch import AnswerReader
 from torouter.endpoints.error_mapping import error_from_response
 from torouter.errors import (
     ExpertConnectionError,
@@ -16,7 +18,11 @@ from torouter.errors import (
     NoExpertLeftError,
     TORouterError,
 )
+from torouter.experts import Expert, ExpertPool, Experts
+from torouter.runtime.endpoint import Endpoint
 
+M = TypeVar("M")
+E = TypeVar("E")
 T = TypeVar("T")
 
 Classify = Callable[[Exception, str], ExpertError | None]
@@ -27,11 +33,39 @@ _TIMEOUTS = frozenset(("TimeoutError", "TimeoutException", "APITimeoutError", "T
 _CONNECTIONS = frozenset(("ConnectionError", "TransportError", "APIConnectionError", "ClientConnectionError"))
 
 
+@dataclass(frozen=True, slots=True)
+class Framework(Generic[M, E]):
+    """One framework's models and answers.
+
+    Attributes:
+        model_type: The base class of its models.
+        describe: What a policy can know of a model, from its name and the model.
+        at_endpoint: What is called where an expert is a server: the endpoint itself, or a model around it.
+        reader: Reads facts and text out of its answers.
+    """
+
+    model_type: type[M]
+    describe: Callable[[str, M], Expert]
+    at_endpoint: Callable[[Endpoint], E]
+    reader: AnswerReader[Any]
+
+    def split(self, experts: Experts) -> tuple[ExpertPool, dict[str, M]]:
+        """The experts as a pool, and those among them that are models of the framework.
+
+        Raises:
+            ConfigurationError: An entry can't be used.
+        """
+        if not isinstance(experts, Mapping) or isinstance(experts, ExpertPool):
+            return ExpertPool(experts), {}
+        models = {name: value for name, value in experts.items() if isinstance(value, self.model_type)}
+        return ExpertPool({**experts, **{name: self.describe(name, model) for name, model in models.items()}}), models
+
+
 def as_expert_error(error: Exception, expert: str) -> ExpertError | None:
-    """What a failure of a client means for failover, None where it is not the expert's failure but a bug.
+    """What a failure of a client means for failover, None where it is a bug and not the expert's failure.
 
     Each integration raises its client's own errors. The HTTP status is read where there is one (openai, anthropic,
-    httpx, requests, ...), else Python's own kind of error, or the names of the clients' kinds. The client's text may
+    httpx, requests, ...), else Python's own kind of error, or the names of the clients' classes. The client's text may
     quote the prompt, so it stays in the cause and out of the message.
     """
     if isinstance(error, ExpertError):
@@ -42,17 +76,17 @@ def as_expert_error(error: Exception, expert: str) -> ExpertError | None:
     status = getattr(error, "status_code", None) or getattr(response, "status_code", None)
     if isinstance(status, int) and status >= 400:
         return error_from_response(expert, status, str(error).encode(), getattr(response, "headers", None) or {})
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    found: type[ExpertError]
-    if kinds & _TIMEOUTS:
-        found = ExpertTimeoutError
-    elif kinds & _CONNECTIONS:
-        found = ExpertConnectionError
+    class_names = {kind.__name__ for kind in type(error).__mro__}
+    mapped: type[ExpertError]
+    if class_names & _TIMEOUTS:
+        mapped = ExpertTimeoutError
+    elif class_names & _CONNECTIONS:
+        mapped = ExpertConnectionError
     elif isinstance(error, NoExpertLeftError):  # the model routes too, and all of its own experts have failed
-        found = ExpertServerError
+        mapped = ExpertServerError
     else:
         return None
-    return found(f"expert {expert!r}: {type(error).__name__}", expert=expert)
+    return mapped(f"expert {expert!r}: {type(error).__name__}", expert=expert)
 
 
 @contextmanager
@@ -67,7 +101,7 @@ def expert_errors(expert: str, classify: Classify = as_expert_error) -> Iterator
         raise mapped from error
 
 
-async def stepwise(items: Iterator[T]) -> AsyncGenerator[T, None]:
+async def in_steps(items: Iterator[T]) -> AsyncGenerator[T, None]:
     """A model's synchronous stream, each step in a worker thread, so that it never holds up the event loop."""
     close: Callable[[], None] = getattr(items, "close", lambda: None)
     step: asyncio.Task[object] | None = None

@@ -1,4 +1,4 @@
-"""Router, policy, dispatcher and clients of one application: what an adapter asks for a decision and for an answer."""
+"""RoutedExperts: router, policy, dispatcher and endpoints of one application, behind both adapters."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from torouter.dispatch import AnswerFacts, Dispatcher, DispatchHook, DispatchSettings, Served, ServedStream, Target
-from torouter.endpoints import ServerInfo, TGIClient, Timeouts, client_for
-from torouter.errors import ConfigurationError, DeadlineExceededError, ExpertError, NoExpertLeftError
-from torouter.experts import Expert, ExpertPool
+from torouter.dispatch import AnswerReader, Dispatcher, DispatchHook, DispatchSettings, Served, ServedStream, Target
+from torouter.endpoints import ServerInfo, Timeouts
+from torouter.errors import ConfigurationError
+from torouter.experts import Expert, ExpertPool, Experts
 from torouter.routers.router import AutoRouter, Router
 from torouter.routing.decision import RouteDecision
 from torouter.routing.policy import RoutingPolicy
 from torouter.routing.requirements import Estimate, Requirements, estimate_tokens
+from torouter.routing.routing_text import TextSource, Turn, given_routing_text, text_of
 from torouter.routing.scores import Scores
 from torouter.runtime.background import work
+from torouter.runtime.call_options import CallOptions
+from torouter.runtime.endpoint import Endpoint
+from torouter.runtime.framework_models import Framework
 from torouter.runtime.handshake import Handshakes
 from torouter.runtime.health import Health
 from torouter.runtime.score_cache import Row, ScoreCache
@@ -31,15 +34,16 @@ from torouter.runtime.sessions import Sessions
 from torouter.runtime.token_counts import ExpertTokenizers, near_limit
 
 M = TypeVar("M")
+E = TypeVar("E")
 T = TypeVar("T")
+
+RouterSource = Router | str | os.PathLike[str]
+"""A trained router, its directory, or its id on the Hugging Face Hub."""
 
 _INLINE_CHARACTERS = 4096
 """Longest text that is scored on the event loop: to hand one to a thread takes about as long as to score it."""
 _BLOCK = 32
 """Texts of a batch that are scored at a time, so that other calls' decisions get their turn in between."""
-
-Experts = ExpertPool | str | os.PathLike[str] | Sequence[Expert] | Mapping[str, Any]
-"""What `ExpertPool` takes; as values of a mapping, an adapter takes its framework's models too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +56,11 @@ class RouteQuery:
         pinned: The one expert that may answer; None lets the router choose.
         exclude: Experts that may not answer.
         policy: A policy for this call alone, None for the application's.
-        session: Key of a conversation that shall stay with its expert unless another one is much better.
+        session: Key of a conversation that stays with its expert unless another one is much better.
         inputs: The messages' texts, for the experts' own tokenizers.
 
     Raises:
-        ConfigurationError: `exclude` is a single string, or `policy` no RoutingPolicy.
+        ConfigurationError: `exclude` is a single string, or `policy` is not a RoutingPolicy.
     """
 
     text: str
@@ -76,81 +80,152 @@ class RouteQuery:
             raise ConfigurationError(msg)
 
 
-class RoutedExperts:
+class RoutedExperts(Generic[M, E]):
     """One router and the experts it chooses from.
 
     Args:
         router: A router, its directory, or its id on the Hugging Face Hub.
-        experts: The pool; it must hold exactly the experts that the router knows.
+        experts: The experts; exactly those that the router knows.
+        framework: Whose models may be experts, and how its answers are read; None where all experts are servers.
         policy: How scores become a ranking.
         settings: Deadline, cool-downs and limits of the dispatcher.
+        max_retries: Further passes over a ranking once every expert has failed for a passing reason; overrides
+            `settings.rounds`, which is one more.
         timeouts: Limits of one request to one expert.
         hooks: Observers of decisions, attempts and outcomes.
 
+    Attributes:
+        router: The router.
+        experts: The pool, with what servers have stated about themselves.
+        models: The framework's own models among the experts, by name.
+
     Raises:
         CheckpointError: The router can't be loaded.
-        ConfigurationError: Router and pool know different experts.
+        ConfigurationError: Router and pool know different experts, or an entry can't be used.
     """
 
     def __init__(
         self,
-        router: Router | str | os.PathLike[str],
-        experts: ExpertPool,
+        router: RouterSource,
+        experts: Experts,
+        framework: Framework[M, E] | None = None,
         *,
         policy: RoutingPolicy | None = None,
         settings: DispatchSettings | None = None,
+        max_retries: int | None = None,
         timeouts: Timeouts | None = None,
         hooks: Sequence[DispatchHook] = (),
     ) -> None:
         self.router = router if isinstance(router, Router) else AutoRouter.from_pretrained(router)
-        self.experts = experts
-        _check_same_experts(self.router, experts)
+        self.experts, self.models = (ExpertPool(experts), {}) if framework is None else framework.split(experts)
+        _check_same_experts(self.router, self.experts)
         self.policy = policy or RoutingPolicy()
-        self.policy.check(experts)
-        usual = {fact.name: Estimate(fact.output_tokens, fact.seconds) for fact in self.router.config.experts}
+        self.policy.check(self.experts)
         settings = settings or DispatchSettings()
-        self.dispatcher = Dispatcher(experts, settings, estimates=usual, hooks=hooks)
-        trained_for = {fact.name: fact.model for fact in self.router.config.experts if fact.model is not None}
-        self._handshakes = Handshakes(settings.handshake, trained_for, self.client, self._learn)
-        self._described = experts
-        self._columns = np.array([self.router.experts.index(name) for name in experts])
+        if max_retries is not None:
+            settings = replace(settings, rounds=max_retries + 1)
+        facts = self.router.config.experts
+        trained_for = {fact.name: fact.model for fact in facts if fact.model is not None}
+        handshakes = Handshakes(
+            settings.handshake, trained_for, lambda target: self.endpoint(target).client, self._learn
+        )
+        self.dispatcher = Dispatcher(
+            self.experts,
+            settings,
+            estimates={fact.name: Estimate(fact.output_tokens, fact.seconds) for fact in facts},
+            hooks=hooks,
+            reader=AnswerReader() if framework is None else framework.reader,
+            before=handshakes.before,
+        )
+        self._framework = framework
+        self._described = self.experts
+        self._columns = np.array([self.router.experts.index(name) for name in self.experts])
+        self._input_costs = any(expert.input_price for expert in self.experts.values())
         self._lock = threading.Lock()
         self._sessions = Sessions()
-        self._input_costs = any(expert.input_price for expert in experts.values())
         self._timeouts = timeouts or Timeouts()
         self._scores = ScoreCache(self.router)
         self._tokenizers = ExpertTokenizers()
-        self._clients: dict[tuple[str, str], TGIClient] = {}
+        self._endpoints: dict[tuple[str, str], tuple[Endpoint, E | None]] = {}
+
+    # --- deciding ---
+
+    def query(
+        self,
+        messages: Sequence[Any],
+        turns: Sequence[Turn],
+        options: CallOptions,
+        *,
+        source: TextSource | Callable[[Sequence[Any]], str] = "last_user",
+        question: str | None = None,
+    ) -> RouteQuery:
+        """What the decision for one call is made from.
+
+        The router reads the first of these that there is: the call's `routing_text`, the text of an enclosing
+        `with torouter.routing_text(...)`, `question`, what `source` says.
+
+        Args:
+            messages: The framework's messages, for a callable `source`.
+            turns: The same messages as routing sees them.
+            options: The call's options.
+            source: Which part of the conversation is read, or a function of the messages.
+            question: The user's question where the framework knows it apart from the prompt around it.
+
+        Raises:
+            ConfigurationError: An option can't be used.
+        """
+        text = options.routing_text or given_routing_text() or question
+        if not text:
+            text = source(messages) if callable(source) else text_of(turns, source)
+        inputs = [turn.text for turn in turns]
+        return RouteQuery(
+            text=str(text),
+            requirements=Requirements(
+                tools=bool(options.tools),
+                json_schema=options.asks_for_schema,
+                images=any(turn.has_image for turn in turns),
+                input_tokens=self.input_tokens(inputs),
+                output_tokens=options.parameters.get("max_tokens"),
+            ),
+            pinned=options.model,
+            exclude=options.exclude,
+            policy=options.policy,
+            session=options.session,
+            inputs=inputs,
+        )
 
     def prefetch(self, texts: Sequence[str]) -> None:
-        """Score many texts in one forward pass, so that deciding for each of them costs none."""
-        self._scores.scores(list(dict.fromkeys(texts)))
+        """Score many texts in few forward passes, so that deciding for each of them costs none."""
+        for block in self._unscored(texts):
+            self._scores.keep(dict(zip(block, self._scores.passed(block), strict=True)), room=len(texts))
 
     async def aprefetch(self, texts: Sequence[str]) -> None:
         """The same as `prefetch`, off the event loop."""
-        texts = list(dict.fromkeys(texts))
-        missing, rows = self._scores.missing(texts), list[Row]()
-        for start in range(0, len(missing), _BLOCK):
-            rows += await work(partial(self._scores.passed, missing[start : start + _BLOCK]))
-        self._scores.keep(dict(zip(missing, rows, strict=True)), room=len(texts))
+        for block in self._unscored(texts):
+            rows = await work(partial(self._scores.passed, block))
+            self._scores.keep(dict(zip(block, rows, strict=True)), room=len(texts))
+
+    def _unscored(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        missing = self._scores.missing(list(dict.fromkeys(texts)))
+        return (missing[start : start + _BLOCK] for start in range(0, len(missing), _BLOCK))
 
     def decide(self, query: RouteQuery) -> RouteDecision:
         """Rank the experts for one query.
 
         Raises:
-            ConfigurationError: A pinned or excluded expert is unknown, or no expert has what the request requirements.
+            ConfigurationError: A pinned or excluded expert is unknown, or no expert has what the request needs.
             ContextLengthError: The request fits into no expert's context window.
         """
         started = time.perf_counter()
-        if near_limit_experts := near_limit(self.experts.countable, query.inputs, query.requirements):
-            query = self._counted(query, near_limit_experts)
+        if near := near_limit(self.experts.countable, query.inputs, query.requirements):
+            query = self._counted(query, near)
         return self._decided(query, self._scores.scores([query.text])[0], started)
 
     async def adecide(self, query: RouteQuery) -> RouteDecision:
         """The same as `decide`; counting and a forward pass run in a worker thread, never on the event loop."""
         started = time.perf_counter()
-        if near_limit_experts := near_limit(self.experts.countable, query.inputs, query.requirements):
-            query = await asyncio.to_thread(self._counted, query, near_limit_experts)  # may fetch a tokenizer first
+        if near := near_limit(self.experts.countable, query.inputs, query.requirements):
+            query = await asyncio.to_thread(self._counted, query, near)  # may fetch a tokenizer first
         row = self._scores.known(query.text)
         if row is None:
             score = partial(self._scores.scores, [query.text])
@@ -171,76 +246,76 @@ class RoutedExperts:
         fits = smallest_window is None or 4 * len(text) <= smallest_window
         return None if fits and not self._input_costs else estimate_tokens(text)
 
+    # --- answering ---
+
     async def call(
         self,
         decision: RouteDecision,
         ask: Callable[[Target], Awaitable[T]],
         *,
-        facts: Callable[[T], AnswerFacts | None],
+        session: str | None = None,
         deadline: float | None = None,
     ) -> Served[T]:
-        """One whole answer, as `Dispatcher.call` gets it; the error of the only expert to ask is raised as it is.
+        """One whole answer, as `Dispatcher.call` gets it; the error of the only expert to call is raised as it is.
 
         Args:
-            decision: Whose ranking is walked.
-            ask: Asks one replica.
-            facts: What an answer says of itself, for the hooks.
+            decision: Whose ranking is followed.
+            ask: Calls one replica.
+            session: The conversation that stays with the expert that answers.
             deadline: Seconds for this call in place of the settings'.
         """
-
-        async def asked(target: Target) -> T:
-            await self._handshakes.before(target)
-            value = await ask(target)
-            if (told := facts(value)) is not None:
-                target.tell(told)
-            return value
-
-        with _own_error(decision):
-            return await self.dispatcher.call(decision, asked, deadline=deadline)
+        answered = self._remember(session)
+        return await self.dispatcher.call(decision, ask, deadline=deadline, answered=answered, own_error=True)
 
     async def open_stream(
         self,
         decision: RouteDecision,
         ask: Callable[[Target], AsyncGenerator[T, None]],
         *,
-        facts: Callable[[T], AnswerFacts | None],
+        session: str | None = None,
         deadline: float | None = None,
     ) -> ServedStream[T]:
-        """A streamed answer, as `Dispatcher.open_stream` gets it; `facts` is of each of its items."""
+        """A streamed answer, as `Dispatcher.open_stream` gets it; arguments as of `call`."""
+        answered = self._remember(session)
+        return await self.dispatcher.open_stream(decision, ask, deadline=deadline, answered=answered, own_error=True)
 
-        async def asked(target: Target) -> AsyncGenerator[T, None]:
-            await self._handshakes.before(target)
-            async with aclosing(ask(target)) as items:
-                async for item in items:
-                    if (told := facts(item)) is not None:
-                        target.tell(told)
-                    yield item
+    def model(self, target: Target) -> M | E:
+        """What is called for a target: the framework's own model, or what the framework makes of an endpoint.
 
-        with _own_error(decision):
-            return await self.dispatcher.open_stream(decision, asked, deadline=deadline)
+        Raises:
+            ConfigurationError: The expert has no url.
+        """
+        own = self.models.get(target.expert.name)
+        if own is not None:
+            return own
+        assert self._framework is not None, "only an adapter asks for models"
+        endpoint = self.endpoint(target)
+        key = (target.expert.name, target.url)
+        if (model := self._endpoints[key][1]) is None:
+            model = self._framework.at_endpoint(endpoint)
+            self._endpoints[key] = (endpoint, model)
+        return model
 
-    def health(self) -> Health:
-        """The state of every replica."""
-        return Health(self.dispatcher.snapshot())
-
-    def answered(self, expert: str, *, output_tokens: int | None, session: str | None = None) -> None:
-        """Take note of an answer: its length moves the expert's estimate, its session stays with the expert."""
-        if output_tokens is not None:
-            self.dispatcher.observe(expert, output_tokens=output_tokens)
-        if session is not None:
-            self._sessions.served(session, expert)
-
-    def client(self, target: Target) -> TGIClient:
-        """The client of one replica.
+    def endpoint(self, target: Target) -> Endpoint:
+        """The endpoint of one replica; it retries nothing, since another expert is called at once.
 
         Raises:
             ConfigurationError: The expert has no url.
         """
         key = (target.expert.name, target.url)
-        client = self._clients.get(key)
-        if client is None or client.expert is not target.expert:  # more may have become known of the expert
-            client = self._clients[key] = client_for(target.expert, url=target.url, timeouts=self._timeouts)
-        return client
+        known = self._endpoints.get(key)
+        if known is not None and known[0].expert is target.expert:
+            return known[0]
+        endpoint = Endpoint(target.expert, url=target.url, timeouts=self._timeouts)  # more is known of the expert now
+        self._endpoints[key] = (endpoint, None)
+        return endpoint
+
+    def health(self) -> Health:
+        """The state of every replica."""
+        return Health(self.dispatcher.snapshot())
+
+    def _remember(self, session: str | None) -> Callable[[str], None] | None:
+        return None if session is None else partial(self._sessions.served, session)
 
     def _learn(self, target: Target, info: ServerInfo) -> None:
         """Take a server's own limits where the expert's description says nothing."""
@@ -275,38 +350,6 @@ class RoutedExperts:
             estimates=self.dispatcher.estimates(),
         )
         return replace(decision, milliseconds=1000 * (time.perf_counter() - started))
-
-
-def pool_and_models(
-    experts: Experts, kind: type[M], describe: Callable[[str, M], Expert]
-) -> tuple[ExpertPool, dict[str, M]]:
-    """The experts as a pool, and those among them that are models of a framework.
-
-    Args:
-        experts: The experts, as the user gave them.
-        kind: The framework's base class of models.
-        describe: What the policy can know of such a model.
-
-    Raises:
-        ConfigurationError: An entry can't be used.
-    """
-    if not isinstance(experts, Mapping) or isinstance(experts, ExpertPool):
-        return ExpertPool(experts), {}
-    models = {name: value for name, value in experts.items() if isinstance(value, kind)}
-    return ExpertPool({**experts, **{name: describe(name, model) for name, model in models.items()}}), models
-
-
-@contextmanager
-def _own_error(decision: RouteDecision) -> Iterator[None]:
-    """Where only one expert was to be asked, as where it is pinned, its own error says most."""
-    try:
-        yield
-    except DeadlineExceededError:
-        raise
-    except NoExpertLeftError as error:
-        if len(decision.ranking) == 1 and isinstance(error.__cause__, ExpertError):
-            raise error.__cause__ from None
-        raise
 
 
 def _check_same_experts(router: Router, pool: ExpertPool) -> None:

@@ -1,0 +1,120 @@
+"""What passes between the dispatcher and whoever calls an expert: a target, and an answer or a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
+
+from torouter.chat import AnswerFacts, Attempt
+from torouter.experts import Expert
+from torouter.routing.decision import RouteDecision, routing_block
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to call: one replica ("" where a framework's object is the expert), and the seconds left of the deadline.
+
+    `tell` records facts of the answer for hooks and estimates; the dispatcher calls it with what its reader finds.
+    """
+
+    expert: Expert
+    url: str
+    seconds: float | None
+    tell: Callable[[AnswerFacts], None]
+
+
+def _no_facts(_answer: object) -> None:
+    return None
+
+
+def _no_text(_item: object) -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerReader(Generic[T_contra]):
+    """Reads the answers of one framework, whose classes the dispatcher does not know.
+
+    Attributes:
+        facts: Model and tokens of a whole answer or of one item of a stream, None where it states none.
+        text: The text that one item adds to its stream.
+    """
+
+    facts: Callable[[T_contra], AnswerFacts | None] = _no_facts
+    text: Callable[[T_contra], str] = _no_text
+
+
+@dataclass(frozen=True, slots=True)
+class Served(Generic[T]):
+    """An answer, who gave it, and who had failed before. `milliseconds` is the whole call's time."""
+
+    value: T
+    decision: RouteDecision
+    expert: str
+    url: str
+    attempts: tuple[Attempt, ...]
+    milliseconds: float
+
+    @property
+    def routing(self) -> dict[str, Any]:
+        """Decision, expert and failed attempts as plain JSON, for the answer's metadata."""
+        return routing_block(self.decision, self.expert, self.attempts)
+
+
+class StartedStream(Generic[T]):
+    """A stream whose first item has arrived; `aclose` frees what it holds, as does reading it to its end."""
+
+    def __init__(self, first: T, rest: AsyncGenerator[T, None]) -> None:
+        self._first: list[T] = [first]
+        self._rest = rest
+
+    @classmethod
+    async def of(cls, stream: AsyncGenerator[T, None]) -> StartedStream[T]:
+        """Wait for the first item; a stream that fails before it is closed.
+
+        Raises:
+            StopAsyncIteration: The stream is empty.
+        """
+        try:
+            return StartedStream(await anext(stream), stream)
+        except BaseException:
+            await stream.aclose()
+            raise
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        return self._first.pop() if self._first else await anext(self._rest)
+
+    async def aclose(self) -> None:
+        """Close the stream early."""
+        self._first.clear()
+        await self._rest.aclose()
+
+
+class ServedStream(StartedStream[T]):
+    """A stream that one expert serves from here on: its errors pass on as they are. `aclose` frees its slot."""
+
+    def __init__(
+        self,
+        first: T,
+        rest: AsyncGenerator[T, None],
+        decision: RouteDecision,
+        target: Target,
+        attempts: tuple[Attempt, ...],
+    ) -> None:
+        super().__init__(first, rest)
+        self.decision = decision
+        self.expert = target.expert.name
+        self.url = target.url
+        self.attempts = attempts
+
+    @property
+    def routing(self) -> dict[str, Any]:
+        """Decision, expert and failed attempts as plain JSON, for the answer's metadata."""
+        return routing_block(self.decision, self.expert, self.attempts)

@@ -1,0 +1,116 @@
+"""Endpoint: one expert at one of its urls, tried again after passing failures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Self
+
+from torouter.chat import ChatChunk, ChatReply, ChatRequest
+from torouter.dispatch import StartedStream
+from torouter.endpoints import TGIClient, Timeouts, client_for
+from torouter.endpoints.request import default_max_tokens
+from torouter.experts import Ability, Api, Expert
+from torouter.runtime.retry import Retry
+from torouter.secrets import SupportsSecret
+
+
+class Endpoint:
+    """Calls one expert at one url.
+
+    Args:
+        expert: The expert, with its token, prefix and parameters.
+        url: Which of its urls to call, by default the first.
+        timeouts: Limits of one request.
+        retry: How a request that fails for a passing reason is repeated; by default not at all.
+
+    Raises:
+        ConfigurationError: The expert has no such url.
+        MissingExtraError: The expert's client is a package that is not installed.
+    """
+
+    def __init__(
+        self,
+        expert: Expert,
+        *,
+        url: str | None = None,
+        timeouts: Timeouts | None = None,
+        retry: Retry = Retry(retries=0),
+    ) -> None:
+        self.client: TGIClient = client_for(expert, url=url, timeouts=timeouts)
+        self._retry = retry
+
+    @classmethod
+    def at(
+        cls,
+        base_url: str,
+        *,
+        name: str,
+        model: str | None,
+        api: Api,
+        api_key: SupportsSecret | None,
+        api_key_env: str | None = None,
+        abilities: Collection[Ability],
+        context_window: int | None,
+        timeouts: Timeouts,
+        max_retries: int,
+    ) -> Self:
+        """An endpoint from plain arguments; `model` is a LoRA adapter (api "tgi") or the served model (api "openai").
+
+        Raises:
+            ConfigurationError: An argument can't be used; the message names it and the fix.
+        """
+        expert = Expert(
+            name=name,
+            url=base_url,
+            api=api,
+            api_key=api_key,  # type: ignore[arg-type]  # an Expert takes a SecretStr and keeps a Secret
+            api_key_env=api_key_env,
+            abilities=frozenset(abilities),
+            context_window=context_window,
+        )
+        return cls(_serving(expert, model), timeouts=timeouts, retry=Retry(retries=max_retries))
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.client!r})"
+
+    @property
+    def expert(self) -> Expert:
+        """The expert behind it."""
+        return self.client.expert
+
+    def serving(self, model: str | None) -> Endpoint:
+        """The same endpoint with another adapter or served model; itself where `model` is None or its own."""
+        expert = self.expert
+        if model is None or model == (expert.model if expert.api == "openai" else expert.adapter):
+            return self
+        client = self.client
+        return Endpoint(_serving(expert, model), url=client.url, timeouts=client.timeouts, retry=self._retry)
+
+    async def chat(self, request: ChatRequest, *, seconds: float | None = None) -> ChatReply:
+        """The whole answer, within `seconds`; its `model` is always set.
+
+        Raises:
+            ExpertError: The expert can't answer, also after the retries.
+        """
+        reply = await self._retry(lambda: self.client.chat(request, deadline=seconds), seconds=seconds)
+        return reply if reply.model else replace(reply, model=self.expert.served_model)
+
+    async def open_stream(self, request: ChatRequest, *, seconds: float | None = None) -> StartedStream[ChatChunk]:
+        """The answer as it arrives, from its first chunk on; nothing is repeated after that.
+
+        Raises:
+            ExpertError: The expert does not begin to answer, also after the retries.
+        """
+        return await self._retry(
+            lambda: StartedStream.of(self.client.chat_stream(request, deadline=seconds)), seconds=seconds
+        )
+
+
+def longest_answer(expert: Expert) -> int:
+    """The most tokens of an expert's answer to a call that states no `max_tokens`."""
+    return int(expert.parameters.get("max_tokens") or default_max_tokens(expert))
+
+
+def _serving(expert: Expert, model: str | None) -> Expert:
+    return replace(expert, model=model) if expert.api == "openai" else replace(expert, adapter=model)
