@@ -1,6 +1,6 @@
 """What a router is worth for queries unlike all it was trained on, and what it gains by knowing that it does not know.
 
-    python -m benchmarks.studies.cross_domain
+    python -m benchmarks.studies.cross_domain TABLES
 
 One data set is left out of the train part, and the router is judged on that data set's queries of the test part, beside
 the router that learnt from it too. Where the router abstains, the best single expert of its train part is asked. It

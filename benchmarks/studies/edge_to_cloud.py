@@ -1,6 +1,6 @@
 """A small model on the edge and a threshold: which share of the queries stays there, and what that costs and keeps.
 
-    python -m benchmarks.studies.edge_to_cloud
+    python -m benchmarks.studies.edge_to_cloud TABLES
 
 The edge is the cheapest small expert of a table; medagents10 has no small one, so that its cheapest stands for it. What
 leaves the edge goes to the best of the others ("one cloud expert") or to whichever the router likes best ("cloud

@@ -1,6 +1,6 @@
 """What a router is worth that gets an expert it was not trained with, or loses one, without being retrained.
 
-    python -m benchmarks.studies.experts_come_and_go
+    python -m benchmarks.studies.experts_come_and_go TABLES
 
 For each expert: a router is trained without it and then told of it by `add_expert` from a few labelled queries. It is
 compared with the router that was never told, and with the one that was trained on all outcomes of all experts. That

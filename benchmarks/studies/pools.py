@@ -1,6 +1,6 @@
 """What routing is worth among small experts only, and among small and large ones.
 
-    python -m benchmarks.studies.pools
+    python -m benchmarks.studies.pools TABLES
 
 For llmrouter9 and zeroeval28 the experts of at most 9 billion parameters, and all of them: best single expert, kNN,
 MLP and oracle.

@@ -43,6 +43,24 @@ SMALL = 9.0
 GARBAGE_OPTIONS = ("arc_challenge", "commonsense_qa", "mmlu", "openbook_qa")
 """Data sets of llmrouter9 whose options are letters of a Python repr instead of the options' texts."""
 _OPTIONS = r"\n[A-J]\. [\s\S]*$"
+TABLES_HELP = """\
+TABLES is a directory with one NAME.parquet for each outcome table: llmrouter9, zeroeval28, medagents10. Each has one
+row for each query and expert, with the columns query_id, dataset, query, expert and score (0 to 1), and cost_usd where
+cost is judged. Beside them:
+
+  experts_prices.csv     table, expert, params_b (billions of parameters: which experts are small)
+  NAME_latency.parquet   query_id, expert, latency_s (seconds of each call; may be missing)
+
+They can be made from outcomes that others have published:
+
+  llmrouter9    github.com/ulab-uiuc/LLMRouter, data/dcrouter_preprocessed (scores) and
+                data/example_data/query_data (tasks, references, options)
+  zeroeval28    github.com/yuchenlin/ZeroEval, result_dirs, with the texts of github.com/aryopg/mmlu-redux
+  medagents10   github.com/gersteinlab/medagents-benchmark, output/*/*-test-zero_shot.json
+
+Other published outcomes, such as those of RouterBench or LLMRouterBench, can take a table's place under its name.
+"""
+"""What `--help` says of the tables, which are too large to be part of this repository."""
 _LIGHT = {
     "--ink": "#1b1f24",
     "--muted": "#626a73",
@@ -262,10 +280,13 @@ def run(
 ) -> None:
     """A study's command: read its arguments, let it run on one thread, write what it found."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.studies.{name}", description=description.split("\n", maxsplit=1)[0]
+        prog=f"python -m benchmarks.studies.{name}",
+        description=description.split("\n", maxsplit=1)[0],
+        epilog=TABLES_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("tables", nargs="?", type=Path, default=Path("../shared/routing"), help="directory of the outcome tables")
+    add("tables", metavar="TABLES", type=Path, help="directory of the outcome tables, see below")
     add("--out", type=Path, default=Path("reports") / name, help="where tables and figures go")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds of the standard splits and of training")
     add("--encoder", help="directory or Hub id; default: all-MiniLM-L6-v2")

@@ -1,6 +1,6 @@
 """The figures that the routers are held to, each beside its target.
 
-    python -m benchmarks.studies.targets --routers knn mlp bert
+    python -m benchmarks.studies.targets TABLES --routers knn mlp bert
 
 KNN and MLP routers are fitted on embeddings that are computed once. Each BertRouter is trained by `torouter train` in a
 process of its own, whose seconds and memory are measured; its checkpoint is kept, and a run that is started again

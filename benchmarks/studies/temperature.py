@@ -1,7 +1,7 @@
 """Does the paper's T = 10 matter, which way it is meant, and do soft labels beat hard ones?
 
-    python -m benchmarks.studies.temperature                   # heads on frozen embeddings
-    python -m benchmarks.studies.temperature --router bert --seeds 0 --labels multiply:10 divide:10  # minutes a label
+    python -m benchmarks.studies.temperature TABLES  # heads on frozen embeddings
+    python -m benchmarks.studies.temperature TABLES --router bert --seeds 0 --labels multiply:10 divide:10  # slow
 
 One router per form of the label, all else equal: softmax(T * s), softmax(s / T), all on the best expert ("hard"), and
 beside them the per-expert objective ("bce"). Each is learnt from the outcomes as they are, as the paper did, and from

@@ -34,7 +34,7 @@ COSTS = {"code": 0.001, "facts": 0.002, "math": 0.004}
 
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory like ../shared/routing: "code" is the small, cheap and fast expert."""
+    """A directory of outcome tables: "code" is the small, cheap and fast expert."""
     directory = tmp_path_factory.mktemp("tables")
     frame = tiny.frame()
     frame["cost_usd"] = frame["expert"].map(COSTS)

@@ -228,6 +228,23 @@ def test_an_empty_split_is_refused():
         tiny.table(4).split("standard:0")
 
 
+def test_a_table_that_was_read_gives_the_figures_of_its_rows(tmp_path):
+    rows = tiny.frame(60).sample(frac=1, random_state=2)
+    rows["score"] = np.random.default_rng(3).random(len(rows)).round(2)
+    table = OutcomeTable.read(OutcomeTable(rows).write(tmp_path / "t.parquet"))
+    train, test = table.split("standard:0")
+
+    scores = table.matrix().scores
+    assert (len(table), table.experts) == (60, tiny.EXPERTS)
+    assert scores.mean() == pytest.approx(rows["score"].mean())
+    assert scores.max(axis=1).mean() == pytest.approx(rows.groupby("query_id")["score"].max().mean())
+    learnt = rows[~rows["query_id"].isin(test.query_ids)]
+    best = learnt.groupby("expert")["score"].mean().idxmax()
+    assert train.experts[train.matrix().scores.mean(axis=0).argmax()] == best
+    judged = rows[rows["query_id"].isin(test.query_ids) & (rows["expert"] == best)]["score"]
+    assert test.matrix().scores[:, test.experts.index(best)].mean() == pytest.approx(judged.mean())
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared outcome tables are not here")
 def test_the_given_tables_pass_and_give_their_published_figures():
     table = OutcomeTable.read(SHARED / "llmrouter9.parquet")
