@@ -1,9 +1,9 @@
-"""A LlamaIndex FunctionAgent with a tool, whose every step is routed; each turn stays with the expert of its question.
+"""A LlamaIndex FunctionAgent with a tool. Every step is routed; all steps of a turn stay with its question's expert.
 
     .venv/bin/python examples/agent_llamaindex.py
 
 SmolLM2 can't call tools, so the experts here are the scripted TGI servers of this project's tests: they answer by
-fixed rules, over real sockets. To use real ones give their addresses instead of `server.url`.
+fixed rules, over real sockets. To use real experts, put their addresses in place of `server.url`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sentence embeddings for LlamaIndex by the encoder that the router has anyway: one model for both, on ONNX Runtime."""
+"""Sentence embeddings for LlamaIndex from the router's own encoder: one model for both, on ONNX Runtime."""
 
 from __future__ import annotations
 

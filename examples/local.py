@@ -1,7 +1,7 @@
-"""What the examples share: real experts on this machine, a router that was trained on their outcomes, embeddings.
+"""What the examples share: real experts on this machine, a router trained on their outcomes, and test questions.
 
 The experts are three roles of SmolLM2-135M behind llama.cpp's own server (see data/experts.yaml). So small a model is
-often wrong; the examples show how routing works, not what good experts are worth.
+often wrong: the examples show how routing works, not what good experts are worth.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from torouter.training.arguments import TrainingArguments
 
 HERE = Path(__file__).resolve().parent
 ROUTER = Path(os.environ.get("TOROUTER_EXAMPLES_ROUTER", HERE / "router"))
-"""Where the examples' router is kept, so that only the first run trains it."""
+"""Directory of the examples' router; only the first run trains it."""
 SPLIT = "standard:0"
-"""Which of the outcomes the router learns from; the others are for questions that it has not seen."""
+"""The router is trained on the train part of this split; the examples ask questions of the test part."""
 
 
 @contextmanager
 def local_experts() -> Iterator[ExpertPool]:
-    """The experts of data/experts.yaml, served on loopback until the block is left."""
+    """The experts of data/experts.yaml, served on loopback until the block ends."""
     described = ExpertPool.from_yaml(HERE / "data" / "experts.yaml")
     with smollm2_server() as url:
         yield ExpertPool([replace(expert, url=url, urls=()) for expert in described.values()])
@@ -58,12 +58,12 @@ class Question:
     scorer: str
 
     def score(self, answer: str) -> float:
-        """1 for a right answer, 0 for a wrong one. Code is run against its tests, in a closed process."""
+        """1 for a right answer, 0 for a wrong one. Code is run against its tests, in a separate, limited process."""
         return get_scorer(self.scorer, allow_code=True)([answer], [self.reference])[0]
 
 
 def unseen_questions(count: int) -> list[Question]:
-    """Questions that the router has not learnt from, of each kind in turn."""
+    """Questions that the router was not trained on, of each kind in turn."""
     _, held = OutcomeTable.read(HERE / "data" / "outcomes.parquet").split(SPLIT)
     unseen = set(held.query_ids)
     by_kind: dict[str, list[Question]] = {}

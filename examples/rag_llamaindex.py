@@ -2,8 +2,8 @@
 
     .venv/bin/python examples/rag_llamaindex.py
 
-1. A query engine per expert, and TORouterSelector chooses the engine.
-2. One query engine whose LLM is RoutedLLM, which chooses the expert by the question, not by the context around it.
+1. A query engine per expert. TORouterSelector chooses the engine.
+2. One query engine with RoutedLLM as its LLM. It chooses the expert by the question, not by the context around it.
 
 Both use the same router, so both choose the same expert.
 """
@@ -26,12 +26,12 @@ QUESTIONS = (
     "How much do 4 tickets for the ferry cost together?",
     "Which stone is the lighthouse made of?",
 )
-# Shorter than LlamaIndex's own, which a model of 135 M parameters repeats instead of answering.
+# Shorter than LlamaIndex's default, which a model of 135 M parameters repeats instead of answering.
 TEMPLATE = PromptTemplate("{context_str}\n\n{query_str}")
 
 
 class Served(BaseEventHandler):
-    """Remembers which expert served last."""
+    """Stores the name of the expert that served last."""
 
     expert: str = ""
 
