@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import torouter
-from tests.test_imports import fresh
+from tests.support.processes import fresh
 from torouter import errors
 
 ROOT = Path(__file__).parents[1]
