@@ -8,7 +8,7 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import PrivateAttr
 
-from torouter.routers.encoded import EncodedRouter
+from torouter import EncodedRouter
 
 
 class RouterEmbedding(BaseEmbedding):

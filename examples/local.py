@@ -13,13 +13,17 @@ from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from torouter import AutoRouter, ExpertPool
-from torouter.demo.server import smollm2_server
-from torouter.outcomes.queries import read_queries
-from torouter.outcomes.scorers import get_scorer
-from torouter.outcomes.table import OutcomeTable
-from torouter.routers.encoded import EncodedRouter
-from torouter.training.arguments import TrainingArguments
+from torouter import (
+    AutoRouter,
+    EncodedRouter,
+    ExpertPool,
+    OutcomeTable,
+    TrainingArguments,
+    get_scorer,
+    read_queries,
+    train,
+)
+from torouter.demo import smollm2_server
 
 HERE = Path(__file__).resolve().parent
 ROUTER = Path(os.environ.get("TOROUTER_EXAMPLES_ROUTER", HERE / "router"))
@@ -39,8 +43,6 @@ def local_experts() -> Iterator[ExpertPool]:
 def local_router() -> EncodedRouter:
     """A KNNRouter on all-MiniLM-L6-v2, trained in some seconds when it is first asked for."""
     if not ROUTER.is_dir():
-        from torouter.training.trainer import train  # here, since it brings torch
-
         learnt, _ = OutcomeTable.read(HERE / "data" / "outcomes.parquet").split(SPLIT)
         train(learnt, out=ROUTER, arguments=TrainingArguments(router="knn", neighbours=50, progress=False))
     router = AutoRouter.from_pretrained(ROUTER)

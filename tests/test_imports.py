@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
+from tests.support import tiny
+from tests.support.processes import fresh
+from tests.support.scripted_tgi import ScriptedTGI
+
 HEAVY = ("torch", "transformers", "pandas", "pyarrow", "langchain_core", "llama_index", "onnxruntime", "tokenizers")
-
-
-def fresh(code: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
-    )
 
 
 def loaded(statement: str) -> set[str]:
@@ -75,3 +71,35 @@ def test_a_missing_extra_is_told_with_the_command_that_brings_it(missing: str, s
     last = found.stderr.strip().splitlines()[-1]
     assert last.startswith("torouter.errors.MissingExtraError")
     assert command in last
+
+
+ASKED = {
+    "langchain": """
+        from langchain_torouter import ChatTGI, RoutedChatModel
+
+        assert ChatTGI(base_url=url).invoke("hello").text
+        routed = RoutedChatModel(router=router, experts=experts)
+        assert routed.invoke("hello").response_metadata["routing"]["expert"] in experts
+        assert "".join(chunk.text for chunk in routed.stream("hello"))
+    """,
+    "llamaindex": """
+        from llamaindex_torouter import RoutedLLM, TGILLM
+
+        assert TGILLM(base_url=url).complete("hello").text
+        routed = RoutedLLM(router=router, experts=experts)
+        assert routed.complete("hello").additional_kwargs["routing"]["expert"] in experts
+        assert "".join(step.delta for step in routed.stream_complete("hello"))
+    """,
+}
+
+
+@pytest.mark.parametrize(("framework", "other"), [("langchain", "llama_index"), ("llamaindex", "langchain_core")])
+def test_answering_loads_neither_what_training_needs_nor_the_other_framework(
+    framework: str, other: str, tgi: ScriptedTGI, bert_directory: Path
+) -> None:
+    """Real calls of both models, one of them through a BERT-Router, whole and streamed."""
+    given = f"url, router = {tgi.url!r}, {str(bert_directory)!r}\nexperts = dict.fromkeys({tiny.EXPERTS}, url)\n"
+    found = loaded(given + textwrap.dedent(ASKED[framework]))
+    assert "onnxruntime" in found
+    assert found.isdisjoint({"torch", "transformers", "pandas", "pyarrow", other})
+    assert len(tgi.requests) == 3

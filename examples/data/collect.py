@@ -8,7 +8,7 @@ twice. It may be stopped and started again at any time. Needs port 8080 of loopb
 from pathlib import Path
 
 from torouter.cli import main
-from torouter.demo.server import smollm2_server
+from torouter.demo import smollm2_server
 
 HERE = Path(__file__).resolve().parent
 

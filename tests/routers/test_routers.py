@@ -450,7 +450,8 @@ def test_serving_loads_neither_torch_nor_transformers(bert_directory, knn_direct
 def test_public_names_are_there():
     import torouter
 
-    assert all(getattr(torouter, name).__name__ == name for name in torouter.__all__)
+    nameless = {"__version__", "DispatchEvent"}  # a text and a union of types
+    assert all(getattr(torouter, name).__name__ == name for name in set(torouter.__all__) - nameless)
     assert MLPRouter.kind == "mlp"
     with pytest.raises(AttributeError, match="poem"):
         torouter.poem  # noqa: B018

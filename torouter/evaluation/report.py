@@ -7,7 +7,6 @@ import math
 import os
 import tempfile
 from dataclasses import asdict
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torouter.evaluation.evaluator import Evaluation
 from torouter.evaluation.metric_specs import ALL
 from torouter.evaluation.sections import facts, sections
 from torouter.evaluation.summary import Line, lines
+from torouter.version import __version__
 
 FORMAT = 1
 """Version of report.json's form."""
@@ -84,7 +84,7 @@ def page(evaluation: Evaluation) -> str:
         facts=facts(evaluation),
         sections=found,
         plots={section.plot: getattr(plots, section.plot)(rows) for section in found if section.plot},
-        version=version("torouter"),
+        version=__version__,
     )
 
 
@@ -104,7 +104,7 @@ def as_json(evaluation: Evaluation) -> str:
     """All numbers; what is not defined is null."""
     document = {
         "format": FORMAT,
-        "torouter": version("torouter"),
+        "torouter": __version__,
         "data_hash": evaluation.data_hash,
         "queries": evaluation.queries,
         "experts": evaluation.experts,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from torouter.errors import CheckpointError, ConfigurationError
 from torouter.experts import Expert
+from torouter.version import __version__
 
 Objective = Literal["soft", "bce", "mean"]
 LabelForm = Literal["multiply", "divide", "hard"]
@@ -94,7 +94,7 @@ class RouterConfig:
     """The kind's own settings (k, hidden units, seed)."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Record of training: seed, epochs, validation figures, the int8 gate."""
-    package_version: str = field(default_factory=lambda: version("torouter"))
+    package_version: str = __version__
 
     def __post_init__(self) -> None:
         if not self.experts:

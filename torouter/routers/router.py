@@ -214,12 +214,9 @@ class Router(abc.ABC):
 
 
 class AutoRouter:
-    """Loads a router of any kind."""
+    """Loads a router of any kind: the one that `router.json` describes."""
 
-    @classmethod
-    def from_pretrained(cls, path_or_repo_id: str | os.PathLike[str], **options: Any) -> Router:
-        """Load the router that `router.json` describes; see `Router.from_pretrained`."""
-        return Router.from_pretrained(path_or_repo_id, **options)
+    from_pretrained = staticmethod(Router.from_pretrained)
 
 
 def kind_named(kind: str) -> type[Router]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from torouter.dispatch import AnswerFacts, AttemptBegan, AttemptEnded, CallBegan, CallEnded, DispatchEvent
 from torouter.errors import MissingExtraError
+from torouter.version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -68,8 +68,8 @@ class OpenTelemetryHook:
         except ImportError:
             raise MissingExtraError("pip install 'torouter[otel]'") from None
         self._trace = trace
-        self._tracer = trace.get_tracer("torouter", version("torouter"), tracer_provider)
-        meter = metrics.get_meter("torouter", version("torouter"), meter_provider)
+        self._tracer = trace.get_tracer("torouter", __version__, tracer_provider)
+        meter = metrics.get_meter("torouter", __version__, meter_provider)
         self._duration = meter.create_histogram(
             "gen_ai.client.operation.duration",
             unit="s",
