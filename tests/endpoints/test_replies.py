@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support.chat_requests import ASK, OPENAI, TGI, TOOL, TOOLS, ask
 from torouter import errors
 from torouter.chat import ToolCallDelta, Usage
-from torouter.endpoints.reply import ChatStream, chat_reply
+from torouter.endpoints.reply import ChatStream, parse_chat_reply
 from torouter.endpoints.stop_sequences import cut_at
 from torouter.errors import ExpertProtocolError, TruncatedReplyError
 
@@ -37,21 +37,21 @@ def answer(message, finish="stop", **more):
     ],
 )
 def test_a_text_answer(told, finish):
-    reply = chat_reply(TGI, ASK, answer({"content": "Hello"}, told))
+    reply = parse_chat_reply(TGI, ASK, answer({"content": "Hello"}, told))
     assert (reply.text, reply.finish_reason, reply.usage, reply.model) == ("Hello", finish, Usage(3, 4), "m")
 
 
 def test_the_answer_is_cut_at_every_stop_text():
-    reply = chat_reply(TGI, ask(stop=list("VWXYZ")), answer({"content": "one Z two V"}, "length"))
+    reply = parse_chat_reply(TGI, ask(stop=list("VWXYZ")), answer({"content": "one Z two V"}, "length"))
     assert (reply.text, reply.finish_reason) == ("one ", "stop")
     expert = replace(TGI, parameters={"stop": "\n"})
-    assert chat_reply(expert, ASK, answer({"content": "one\ntwo"})).text == "one"
+    assert parse_chat_reply(expert, ASK, answer({"content": "one\ntwo"})).text == "one"
 
 
 @pytest.mark.parametrize("arguments", ['{"x": 1}', {"x": 1}], ids=["text", "object"])
 def test_a_tool_call_with_arguments_as_text_or_object(arguments):
     call = {"id": "0", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    replies = [chat_reply(TGI, TOOLS, answer({"tool_calls": [call]})) for _ in range(2)]
+    replies = [parse_chat_reply(TGI, TOOLS, answer({"tool_calls": [call]})) for _ in range(2)]
     (one,), (other,) = (reply.tool_calls for reply in replies)
     assert (one.name, json.loads(one.arguments), replies[0].finish_reason) == ("f", {"x": 1}, "tool_calls")
     assert one.id != other.id
@@ -61,7 +61,9 @@ def test_a_tool_call_with_arguments_as_text_or_object(arguments):
 
 def test_arguments_that_are_left_out_are_an_empty_object():
     for arguments in ("", None):
-        reply = chat_reply(OPENAI, TOOLS, answer({"tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}))
+        reply = parse_chat_reply(
+            OPENAI, TOOLS, answer({"tool_calls": [{"function": {"name": "f", "arguments": arguments}}]})
+        )
         assert reply.tool_calls[0].arguments == "{}"
 
 
@@ -69,28 +71,31 @@ def test_arguments_that_are_left_out_are_an_empty_object():
 def test_a_cut_tool_call_is_an_error(arguments):
     call = {"function": {"name": "f", "arguments": arguments}}
     with pytest.raises(TruncatedReplyError, match="max_tokens"):
-        chat_reply(OPENAI, TOOLS, answer({"tool_calls": [call]}, "length"))
+        parse_chat_reply(OPENAI, TOOLS, answer({"tool_calls": [call]}, "length"))
 
 
 def test_tgis_own_tool_for_none_of_them_is_a_text():
     call = {"function": {"name": "no_tool", "arguments": {"content": "Sunny."}}}
-    reply = chat_reply(TGI, TOOLS, answer({"tool_calls": [call]}))
+    reply = parse_chat_reply(TGI, TOOLS, answer({"tool_calls": [call]}))
     assert (reply.text, reply.tool_calls, reply.finish_reason) == ("Sunny.", (), "stop")
     own = {**TOOL, "function": {**TOOL["function"], "name": "no_tool"}}
-    assert chat_reply(TGI, replace(TOOLS, tools=(own,)), answer({"tool_calls": [call]})).tool_calls[0].name == "no_tool"
+    assert (
+        parse_chat_reply(TGI, replace(TOOLS, tools=(own,)), answer({"tool_calls": [call]})).tool_calls[0].name
+        == "no_tool"
+    )
 
 
 def test_an_empty_answer_to_a_request_for_tools_is_an_error():
     with pytest.raises(ExpertProtocolError, match="empty"):
-        chat_reply(TGI, TOOLS, answer({"content": ""}))
-    assert chat_reply(TGI, ASK, answer({"content": ""})).text == ""
+        parse_chat_reply(TGI, TOOLS, answer({"content": ""}))
+    assert parse_chat_reply(TGI, ASK, answer({"content": ""})).text == ""
 
 
 def test_logprobs_come_as_they_are():
     listed = [{"token": "OK", "logprob": -0.1, "top_logprobs": []}]
     data = json.loads(answer({"content": "OK"}))
     data["choices"][0]["logprobs"] = {"content": listed}
-    assert chat_reply(TGI, ASK, json.dumps(data).encode()).logprobs == tuple(listed)
+    assert parse_chat_reply(TGI, ASK, json.dumps(data).encode()).logprobs == tuple(listed)
 
 
 @pytest.mark.parametrize(
@@ -108,12 +113,12 @@ def test_logprobs_come_as_they_are():
 )
 def test_an_answer_of_another_shape_is_a_protocol_error(data):
     with pytest.raises(ExpertProtocolError, match="'code'"):
-        chat_reply(TGI, ASK, data)
+        parse_chat_reply(TGI, ASK, data)
 
 
 def test_an_error_with_status_200_is_an_error():
     with pytest.raises(errors.ContextLengthError):
-        chat_reply(
+        parse_chat_reply(
             OPENAI, ASK, b'{"object": "error", "message": "longer than the model\'s context length", "code": 400}'
         )
 

@@ -7,12 +7,12 @@ import pytest
 
 from tests.support.chat_requests import ASK, OPENAI, SCHEMA, TGI, TOOL, TOOLS, USER, ask
 from torouter.chat import ChatRequest
-from torouter.endpoints.request import chat_body, encoded, generate_body
+from torouter.endpoints.request import chat_body, encode_body, generate_body
 from torouter.errors import ExpertRequestError
 
 
 def body(expert, request, *, stream=False):
-    return json.loads(encoded(expert, chat_body(expert, request, stream=stream)))
+    return json.loads(encode_body(expert, chat_body(expert, request, stream=stream)))
 
 
 def test_a_plain_request_to_tgi():

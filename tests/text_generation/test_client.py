@@ -242,8 +242,8 @@ async def test_a_silent_stream_is_given_up(tgi: ScriptedTGI, after: int, limit: 
 
 async def test_a_stream_may_take_longer_than_the_packages_own_limit(tgi: ScriptedTGI) -> None:
     client = client_of(tgi)
-    asker = client._asker("/")
-    assert asker.timeout.total is None
+    package_client = client._package_client("/")
+    assert package_client.timeout.total is None
 
 
 async def test_a_server_that_is_gone_can_not_be_reached(tgi: ScriptedTGI) -> None:
