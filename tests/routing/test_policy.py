@@ -320,8 +320,8 @@ def test_a_decision_can_be_copied_printed_and_sent_to_another_process() -> None:
 
 def test_scores_are_told_to_six_places() -> None:
     scores = {"small": np.float32(0.1), "code": 1, "large": -0.12345678}
-    told = RoutingPolicy().decide(scores, pool()).to_json()["scores"]
-    assert json.dumps(told) == '{"small": 0.1, "code": 1.0, "large": -0.123457}'
+    rounded = RoutingPolicy().decide(scores, pool()).to_json()["scores"]
+    assert json.dumps(rounded) == '{"small": 0.1, "code": 1.0, "large": -0.123457}'
 
 
 # A policy is a value

@@ -166,9 +166,7 @@ def _for_tgi(expert: Expert, parameters: dict[str, Any], known: frozenset[str]) 
     """The `known` parameters, with values that TGI reads as they are meant."""
     kept = {name: value for name, value in parameters.items() if name in known}
     if len(kept) < len(parameters):
-        logger.debug(
-            "expert %s: TGI does not read %s", expert.name, sorted(parameters.keys() - known)
-        )
+        logger.debug("expert %s: TGI does not read %s", expert.name, sorted(parameters.keys() - known))
     top_p = kept.get("top_p")
     if top_p is not None and not 0 < top_p < 1:
         del kept["top_p"]

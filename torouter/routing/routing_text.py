@@ -1,6 +1,6 @@
-"""The text that a router reads, given by the caller around calls that don't take it as an argument.
+"""The text that a router scores, set for a block of code whose calls don't take it as an argument.
 
-In retrieval-augmented generation most of a prompt is context, which says little of who answers the question best.
+In retrieval-augmented generation most of a prompt is context, which says little about who answers the question best.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def routing_text(text: str) -> Iterator[None]:
         with routing_text(question):
             chain.invoke({"context": documents, "question": question})
 
-    A call's own `routing_text` wins over it.
+    A call's own `routing_text` overrides it.
     """
     token = _given.set(text)
     try:
@@ -29,5 +29,5 @@ def routing_text(text: str) -> Iterator[None]:
 
 
 def given_routing_text() -> str | None:
-    """The text of the innermost block, None outside of any."""
+    """The text of the innermost block, None outside any block."""
     return _given.get()
