@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     scorers = [text.rpartition("=") for text in arguments.scorer]
     default = [name for _, equals, name in scorers if not equals]
     if len(default) != 1:
-        msg = f"--scorer: {len(default)} are without a data set; give exactly one, for the data sets without their own"
+        msg = f"--scorer: give one without a data set, not {len(default)}; it scores the data sets without their own"
         raise ConfigurationError(msg)
     table = label(
         OutcomeTable.read(arguments.table, labelled=False),
