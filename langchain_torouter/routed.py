@@ -30,8 +30,9 @@ from torouter.routing.decision import RouteDecision
 from torouter.routing.policy import RoutingPolicy
 from torouter.routing.routing_text import TextSource, given_routing_text
 from torouter.runtime.endpoint import Endpoint
+from torouter.runtime.framework_models import FrameworkExperts
 from torouter.runtime.health import Health
-from torouter.runtime.routed_experts import RoutedExperts, RouteQuery, RouterSource
+from torouter.runtime.routed_experts import RouteQuery, RouterSource
 
 Config = RunnableConfig | None
 Configs = RunnableConfig | list[RunnableConfig] | None
@@ -123,12 +124,12 @@ class RoutedChatModel(ExpertChatModel):
     """Further passes over the ranking once every expert has failed for a passing reason, each after a cool-down; the
     same as `settings.rounds` less one, which it overrides."""
 
-    _routed: RoutedExperts[BaseChatModel, Endpoint] = PrivateAttr()
+    _routed: FrameworkExperts[BaseChatModel, Endpoint] = PrivateAttr()
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
-        self._routed = RoutedExperts(
+        self._routed = FrameworkExperts(
             self.router,
             self.experts,
             FRAMEWORK,

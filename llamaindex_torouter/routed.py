@@ -42,8 +42,9 @@ from torouter.routing.decision import RouteDecision
 from torouter.routing.policy import RoutingPolicy
 from torouter.routing.routing_text import TextSource
 from torouter.runtime.endpoint import longest_answer
+from torouter.runtime.framework_models import FrameworkExperts
 from torouter.runtime.health import Health
-from torouter.runtime.routed_experts import RoutedExperts, RouteQuery, RouterSource
+from torouter.runtime.routed_experts import RouteQuery, RouterSource
 
 if TYPE_CHECKING:
     from llama_index.core.base.llms.types import MessageRole
@@ -128,12 +129,12 @@ class RoutedLLM(ExpertLLM):
         "cool-down; the same as `settings.rounds` less one, which it overrides.",
     )
 
-    _routed: RoutedExperts[LLM, LLM] = PrivateAttr()
+    _routed: FrameworkExperts[LLM, LLM] = PrivateAttr()
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
-        self._routed = RoutedExperts(
+        self._routed = FrameworkExperts(
             self.router,
             self.experts,
             FRAMEWORK,

@@ -56,7 +56,7 @@ class TORouterSelector(BaseSelector):
             raise ConfigurationError(msg)
         router = router if isinstance(router, Router) else AutoRouter.from_pretrained(router)
         pool = ExpertPool([Expert(name=name) for name in router.experts] if experts is None else experts)
-        self._routed: RoutedExperts[Any, Any] = RoutedExperts(router, pool, policy=policy)
+        self._routed = RoutedExperts(router, pool, policy=policy)
         self._names = dict(names or {})
         self._top_n = top_n
         self._threshold = threshold

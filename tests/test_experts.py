@@ -1,4 +1,4 @@
-"""Experts and pools: what is accepted, and how a wrong entry is told."""
+"""Experts and pools: what is accepted, and how a wrong entry is reported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_one_or_several_urls_make_one_expert() -> None:
         ("parameters", ["temperature"]),
     ],
 )
-def test_a_wrong_value_is_told_with_expert_field_and_value(field: str, value: Any) -> None:
+def test_an_error_about_a_wrong_value_names_expert_field_and_value(field: str, value: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Expert(**{"name": "poet", field: value})
     message = str(caught.value)
@@ -83,30 +83,30 @@ experts:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "pattern"),
     [
         ("experts:\n  - {name: code, url: http://a, colour: red}", r"'code'.*'colour'.*known fields"),
-        ("experts:\n  - {name: code, url: http://a}\n  - {name: code, url: http://b}", r"'code' stands twice"),
+        ("experts:\n  - {name: code, url: http://a}\n  - {name: code, url: http://b}", r"'code' is a duplicate"),
         ("experts:\n  - {name: code, url: nowhere}", r"'code'.*url='nowhere'"),
         ("experts:\n  - {name: code, url: http://a, input_price: -2}", r"'code'.*input_price=-2"),
         ("experts:\n  - {name: code}", r"'code'.*url is missing"),
         ("experts:\n  - {url: http://a}", r"without a name"),
-        ("experts:\n  - code", r"entry 1 is no mapping"),
-        ("experts: []", r"there is none"),
+        ("experts:\n  - code", r"entry 1 is not a mapping"),
+        ("experts: []", r"the list is empty"),
         ("experts: {}", r"one key, `experts`"),
         ("- x", r"one key, `experts`"),
         ("experts: [", r"can't be read as YAML"),
     ],
 )
-def test_a_wrong_yaml_file_is_told_in_one_error_that_names_it(tmp_path: Path, text: str, says: str) -> None:
+def test_a_wrong_yaml_file_is_one_error_that_names_it(tmp_path: Path, text: str, pattern: str) -> None:
     file = tmp_path / "experts.yaml"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=says) as caught:
+    with pytest.raises(ConfigurationError, match=pattern) as caught:
         ExpertPool.from_yaml(file)
     assert str(file) in str(caught.value)
 
 
-def test_a_missing_yaml_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_yaml_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no such file"):
         ExpertPool.from_yaml(tmp_path / "none.yaml")
 
@@ -116,13 +116,13 @@ def test_a_pool_is_made_from_a_mapping_of_urls_fields_and_experts() -> None:
         {"a": "http://a", "b": {"url": "http://b", "output_price": 2}, "c": Expert(name="c", url="http://c")}
     )
     assert [expert.url for expert in pool.values()] == ["http://a", "http://b", "http://c"]
-    with pytest.raises(ConfigurationError, match="'d' stands under the name 'c'"):
+    with pytest.raises(ConfigurationError, match="'d' is listed under the name 'c'"):
         ExpertPool({"c": Expert(name="d", url="http://d")})
 
 
-def test_an_unknown_name_lists_those_there_are() -> None:
+def test_the_error_about_an_unknown_name_lists_the_known_ones() -> None:
     pool = ExpertPool({"a": "http://a"})
-    with pytest.raises(KeyError, match="no expert is called 'b'; there are a"):
+    with pytest.raises(KeyError, match="no expert is called 'b'; the experts are a"):
         pool["b"]
     assert pool.get("b") is None
 
@@ -200,7 +200,7 @@ def test_the_fingerprint_follows_what_changes_answers_only() -> None:
     assert ExpertPool({"a": {"url": "http://a", "parameters": {"seed": 1}}}).fingerprint != plain.fingerprint
 
 
-def test_the_text_generation_client_takes_off_the_abilities_that_it_lacks() -> None:
+def test_the_text_generation_client_removes_the_abilities_that_it_lacks() -> None:
     expert = Expert(name="old", url="http://x", client="text-generation", abilities=["tools", "json_schema", "images"])
     assert expert.abilities == {"json_schema"}
 

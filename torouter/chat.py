@@ -1,4 +1,4 @@
-"""What is asked of an expert and what comes back, free of any framework and of any server's dialect."""
+"""Requests to an expert and its replies, independent of any framework and of any server's dialect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One chat call, in the OpenAI names; `torouter.endpoints` turns it into the dialect of the expert's server.
+    """One chat call in OpenAI's names; `torouter.endpoints` translates it into the dialect of the expert's server.
 
     Attributes:
         messages: OpenAI message objects (`role`, `content`, `tool_calls`, `tool_call_id`).
@@ -43,7 +43,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One complete call of a tool. `arguments` is the JSON text of an object; `id` is unique within the process."""
+    """One complete tool call. `arguments` is the JSON text of an object; `id` is unique within the process."""
 
     id: str
     name: str
@@ -60,7 +60,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """A piece of a streamed tool call: id and name come with the first piece only, arguments are to be joined."""
+    """A piece of a streamed tool call: only the first piece has id and name; the pieces of `arguments` are joined."""
 
     index: int
     id: str | None
@@ -70,7 +70,7 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """A whole answer. `model` is what the server says it served, `logprobs` its `content` list where asked for."""
+    """A whole answer. `model` is the server's name of the model, `logprobs` its `content` list if requested."""
 
     text: str
     tool_calls: tuple[ToolCall, ...] = ()
@@ -87,7 +87,7 @@ class ChatReply:
 
 @dataclass(frozen=True, slots=True)
 class ChatChunk:
-    """One step of a streamed answer. The last chunk with a finish reason ends it; usage comes on exactly one chunk."""
+    """One step of a streamed answer. The chunk with a finish reason is the last; usage is on exactly one chunk."""
 
     text: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
@@ -125,7 +125,7 @@ def _facts(model: str | None, usage: Usage | None) -> AnswerFacts:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One expert that was asked and failed: the exception's class name and its text, which hold no secret."""
+    """One expert that was asked and failed: the error's class name and its message, which hold no secret."""
 
     expert: str
     error: str
@@ -134,7 +134,7 @@ class Attempt:
     url: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; the url is left out, since it may name a private host."""
+        """Plain JSON, without the url, which may name a private host."""
         return {
             "expert": self.expert,
             "error": self.error,

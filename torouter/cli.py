@@ -1,4 +1,4 @@
-"""The command line: `torouter COMMAND`, each command a module of `torouter.commands`."""
+"""The command line, `torouter COMMAND`; each command is a module of `torouter.commands`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ USAGE_ERROR = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 2, with one line on stderr, where torouter can say what is wrong."""
+    """Run one command and return its exit code; an error of torouter's own is one line on stderr and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="torouter: %(message)s")
     arguments = _parser().parse_args(argv)
     try:

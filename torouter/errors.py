@@ -1,25 +1,25 @@
 """All of torouter's exceptions, split by what the caller does about them.
 
 TORouterError
-├── ConfigurationError        correct the argument, file or field it names
-│   └── UnknownExpertError    no expert of the pool has this name
-├── OutcomeTableError         correct the row and column it names
-├── CheckpointError           the router's directory can't be used as it is
-├── MissingExtraError         run the pip command it gives
-├── CollectStoppedError       fix what its cause says and start `collect` again: finished cells are kept
-├── NLLUnavailableError       the server gives no log-probabilities of a prompt's tokens
-├── NoExpertLeftError         every expert was tried, `attempts` says how each failed
-│   └── DeadlineExceededError the one deadline over all attempts is spent
+├── ConfigurationError        correct the argument, file or field that it names
+│   └── UnknownExpertError    use the name of an expert in the pool
+├── OutcomeTableError         correct the row and column that it names
+├── CheckpointError           give another directory, or train the router again
+├── MissingExtraError         run the pip command that it gives
+├── CollectStoppedError       fix its cause and start `collect` again: finished cells are kept
+├── NLLUnavailableError       start the server with log-probabilities of prompts, or leave `nll` out
+├── NoExpertLeftError         read `attempts`, how each expert failed, and try again later
+│   └── DeadlineExceededError the same, or give a longer deadline
 └── ExpertError               one expert failed to answer
     ├── ExpertUnavailableError    ask the next expert at once; the failed one cools down
     │   ├── ExpertConnectionError, ExpertTimeoutError, ExpertOverloadedError,
     │   ├── ExpertGenerationError, ExpertServerError, ExpertProtocolError
     │   └── TruncatedReplyError
-    ├── ExpertAccessError         ask the next expert; the failed one cools down for long
+    ├── ExpertAccessError         ask the next expert; the failed one cools down for a long time
     │   ├── ExpertAuthenticationError, ExpertPermissionError, ExpertNotFoundError
     │   └── ExpertMismatchError
-    ├── ContextLengthError        ask an expert with a larger window; nobody cools down
-    └── ExpertRequestError        the request is wrong: no other expert is asked
+    ├── ContextLengthError        ask an expert with a larger context window; no cool-down
+    └── ExpertRequestError        correct the request: no other expert is asked
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class ConfigurationError(TORouterError, ValueError):
 
 
 class UnknownExpertError(ConfigurationError, KeyError):
-    """A name that no expert of the pool has. It is a KeyError too, so that the pool keeps a Mapping's contract."""
+    """No expert of the pool has this name. It is a KeyError too, since the pool is a Mapping."""
 
-    __str__ = Exception.__str__  # KeyError's shows the repr of the message
+    __str__ = Exception.__str__  # KeyError's own shows the repr of the message
 
 
 class OutcomeTableError(TORouterError, ValueError):
@@ -59,19 +59,19 @@ class OutcomeTableError(TORouterError, ValueError):
 
 
 class CheckpointError(TORouterError):
-    """A router's checkpoint can't be loaded or does not fit."""
+    """A router's checkpoint can't be loaded, or its files do not fit together."""
 
 
 class MissingExtraError(TORouterError, ImportError):
-    """An optional dependency is not installed; the message is the pip command that brings it."""
+    """An optional dependency is not installed; the message gives the pip command that installs it."""
 
 
 class CollectStoppedError(TORouterError):
-    """One expert made it useless to go on. What was finished is in the journal; its cause is the expert's error."""
+    """`collect` stopped because of one expert, whose error is the cause; finished cells are in the journal."""
 
 
 class NLLUnavailableError(TORouterError):
-    """The expert's server gives no log-probabilities of a prompt's tokens."""
+    """The expert's server returns no log-probabilities of a prompt's tokens."""
 
 
 class ExpertError(TORouterError):
@@ -79,10 +79,10 @@ class ExpertError(TORouterError):
 
     Attributes:
         expert: Name of the expert that failed.
-        status: HTTP status, None where the failure was not an HTTP answer.
+        status: HTTP status, None if the failure was not an HTTP answer.
         error_type: The server's own name of the error (`overloaded`, `validation`, ...).
         body: The start of the server's answer. It may quote the prompt, so it is kept out of the message.
-        partial_text: What had been streamed before the failure, "" if nothing was.
+        partial_text: The text that was streamed before the failure, "" if none was.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ExpertError(TORouterError):
 
 
 class ExpertUnavailableError(ExpertError):
-    """The expert can't answer now; another one, or the same one later, may."""
+    """The expert can't answer now; another expert may, and so may this one later."""
 
 
 class ExpertConnectionError(ExpertUnavailableError, ConnectionError):
@@ -116,7 +116,7 @@ class ExpertTimeoutError(ExpertUnavailableError, TimeoutError):
 
 
 class ExpertOverloadedError(ExpertUnavailableError):
-    """The expert refuses work for now (TGI: 429 `overloaded`)."""
+    """The expert is overloaded and refuses requests for now (TGI: 429 `overloaded`)."""
 
 
 class ExpertGenerationError(ExpertUnavailableError):
@@ -124,19 +124,19 @@ class ExpertGenerationError(ExpertUnavailableError):
 
 
 class ExpertServerError(ExpertUnavailableError):
-    """Any other 5xx, of the server or of a proxy before it."""
+    """Any other 5xx, from the server or from a proxy in front of it."""
 
 
 class ExpertProtocolError(ExpertUnavailableError):
-    """The answer is not what the contract says: not JSON, too large, or an empty answer to a request for tools."""
+    """The answer breaks the API's contract: not JSON, too large, or empty although tools were requested."""
 
 
 class TruncatedReplyError(ExpertUnavailableError):
-    """The stream ended without `[DONE]` or a finish reason: half an answer is never handed over as whole."""
+    """The answer was cut, as a stream without `[DONE]` or a finish reason: it is never returned as if it were whole."""
 
 
 class ExpertAccessError(ExpertError):
-    """The expert will not serve us before somebody mends its configuration."""
+    """The expert will refuse every request until its configuration is corrected."""
 
 
 class ExpertAuthenticationError(ExpertAccessError):
@@ -144,17 +144,17 @@ class ExpertAuthenticationError(ExpertAccessError):
 
 
 class ExpertPermissionError(ExpertAccessError):
-    """403: the token has no right to this expert."""
+    """403: the token is not allowed to use this expert."""
 
 
 class ExpertNotFoundError(ExpertAccessError):
-    """404 or 405: no such path or no such model at this url."""
+    """404 or 405: this url has no such path or no such model."""
 
 
 class ExpertMismatchError(ExpertNotFoundError):
-    """The expert's server serves another model than the router was trained for, or than the expert's description says.
+    """The server serves a model other than the one the router was trained for, or that the expert's fields name.
 
-    Raised with `DispatchSettings(handshake="refuse")` only.
+    Raised only with `DispatchSettings(handshake="refuse")`.
     """
 
 
@@ -163,7 +163,7 @@ class ContextLengthError(ExpertError):
 
 
 class ExpertRequestError(ExpertError, ValueError):
-    """The request itself is wrong (any other 4xx): asking another expert would not help."""
+    """The request itself is wrong (any other 4xx), so that another expert would refuse it too."""
 
 
 class NoExpertLeftError(TORouterError):
@@ -179,4 +179,4 @@ class NoExpertLeftError(TORouterError):
 
 
 class DeadlineExceededError(NoExpertLeftError, TimeoutError):
-    """The deadline over all attempts was spent before an expert answered."""
+    """The deadline over all attempts passed before an expert answered."""

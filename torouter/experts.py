@@ -1,4 +1,4 @@
-"""Experts: the served models that a router chooses from, described in Python or in `experts.yaml`."""
+"""`Expert` and `ExpertPool`: the served models that a router chooses from, from Python or from `experts.yaml`."""
 
 from __future__ import annotations
 
@@ -35,86 +35,86 @@ class Expert:
     """One served model: where it is, what it costs and what it can do.
 
     Raises:
-        ConfigurationError: A field has a value that can't work; the message names expert, field, value and fix.
+        ConfigurationError: A field has an invalid value; the message names expert, field, value and fix.
     """
 
     name: str
-    """The name that router, traces and failover use. Routers match experts by it."""
+    """The name that router, traces and failover use; a router's scores are matched to experts by it."""
     url: str = ""
-    """Base url of the server, with or without `/v1`. Empty only where a framework's own object is the expert."""
+    """Base url of the server, with or without `/v1`. Empty only where the expert is a framework's own model."""
     urls: tuple[str, ...] = ()
     """All replicas' urls. `url` is the first of them."""
     api: Api = "tgi"
     """The dialect: "tgi", or "openai" for vLLM, SGLang, llama.cpp, `transformers serve` and the like."""
     client: Client = "native"
-    """What sends the requests: torouter's own client, or the `text-generation` package's (api "tgi" only), which knows
-    raw prompts only, so that the abilities "tools" and "images" are taken off."""
+    """What sends the requests: torouter's own client, or that of the `text-generation` package (api "tgi" only). That
+    one sends raw prompts only, so it removes the abilities "tools" and "images"."""
     model: str | None = None
-    """Id of the served model. TGI needs none; vLLM refuses a request without its own."""
+    """Id of the served model. TGI needs none; vLLM refuses a request without it."""
     adapter: str | None = None
-    """Id of a LoRA adapter that TGI has loaded. Where TGI does not know it, its base model answers silently."""
+    """Id of a LoRA adapter that TGI has loaded. For an unknown id TGI's base model answers, without an error."""
     input_price: float | None = None
     """USD per million input tokens."""
     output_price: float | None = None
     """USD per million output tokens."""
     context_window: int | None = None
-    """Tokens that input and output may take together; None where unknown."""
+    """Most tokens of input and output together; None if unknown."""
     tokenizer: str | None = None
-    """Whose tokens `context_window` counts: path of a tokenizer.json, a directory that holds one, or a Hub id. It is
-    loaded when an input first comes near the window; without it lengths are estimated."""
+    """The tokenizer that counts an input against `context_window`: path of a tokenizer.json, a directory that holds
+    one, or a Hub id. It is loaded when an input first comes near the window; without it lengths are estimated."""
     max_concurrency: int | None = None
-    """Requests that each replica is sent at the same time; None where the dispatcher's settings decide."""
+    """Most requests at a time to each replica; None leaves it to the dispatcher's settings."""
     abilities: frozenset[Ability] = frozenset(("tools", "json_schema"))
-    """What the expert can be asked for beyond text: "tools", "json_schema", "images"."""
+    """What the expert can do beyond text: "tools", "json_schema", "images"."""
     tags: frozenset[str] = frozenset()
     """Free labels such as "edge" and "cloud", for policies."""
     api_key: Secret | None = None
-    """Token sent to this expert's own urls and nowhere else. Accepts a str or a pydantic SecretStr."""
+    """Token, sent to this expert's own urls and nowhere else. Takes a str or a pydantic SecretStr."""
     api_key_env: str | None = None
-    """Name of the environment variable that holds the token, read when the expert is first asked."""
+    """Name of the environment variable that holds the token, read at every call."""
     prefix: tuple[Mapping[str, Any], ...] = ()
-    """Messages put before every request's: a system prompt and few-shot examples."""
+    """Messages that precede those of every request: a system prompt and few-shot examples."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Default request parameters (temperature, max_tokens, stop, ...); a call's own win."""
+    """Default request parameters (temperature, max_tokens, stop, ...); a call's own override them."""
 
     def __post_init__(self) -> None:
         self._check_name()
         urls = self._checked_urls()
-        put = object.__setattr__  # the dataclass is frozen; this is its constructor
-        put(self, "urls", urls)
-        put(self, "url", urls[0] if urls else "")
+        set_field = object.__setattr__  # the dataclass is frozen, and this is still its construction
+        set_field(self, "urls", urls)
+        set_field(self, "url", urls[0] if urls else "")
         if self.api not in APIS:
             raise self._wrong("api", self.api, f"use one of {', '.join(APIS)}")
         if self.client not in CLIENTS:
             raise self._wrong("client", self.client, f"use one of {', '.join(CLIENTS)}")
         for price in ("input_price", "output_price"):
-            put(self, price, self._checked_price(price))
+            set_field(self, price, self._checked_price(price))
         self._check_whole("context_window", "give a whole number of tokens above zero")
         self._check_whole("max_concurrency", "give a whole number of requests above zero, or leave it out")
         abilities = self._checked_words("abilities", allowed=ABILITIES)
         if self.client == "text-generation":
             if self.api != "tgi" or self.adapter:
-                raise self._wrong("client", self.client, 'it speaks to TGI (api "tgi") and sends no adapter')
+                raise self._wrong("client", self.client, 'give api "tgi" and no adapter, or use "native"')
             abilities -= {"tools", "images"}
-        put(self, "abilities", abilities)
-        put(self, "tags", self._checked_words("tags"))
-        put(self, "api_key", self._checked_key())
+        set_field(self, "abilities", abilities)
+        set_field(self, "tags", self._checked_words("tags"))
+        set_field(self, "api_key", self._checked_key())
         for text in ("model", "adapter", "tokenizer", "api_key_env"):
             value = getattr(self, text)
             if value is not None and (not isinstance(value, str) or not value):
                 raise self._wrong(text, value, "give a non-empty string, or leave it out")
-        put(self, "prefix", self._checked_prefix())
+        set_field(self, "prefix", self._checked_prefix())
         if not isinstance(self.parameters, Mapping):
             raise self._wrong("parameters", self.parameters, "give a mapping such as {temperature: 0, max_tokens: 256}")
-        put(self, "parameters", MappingProxyType(dict(self.parameters)))
+        set_field(self, "parameters", MappingProxyType(dict(self.parameters)))
 
     @property
     def served_model(self) -> str:
-        """What `model_name` in metadata says when the server does not name its model."""
+        """The `model_name` in metadata when the server does not name its model."""
         return self.adapter or self.model or self.name
 
     def token(self) -> str | None:
-        """The token to send, None where the expert needs none.
+        """The token to send, None if the expert needs none.
 
         Raises:
             ConfigurationError: `api_key_env` names a variable that is not set.
@@ -142,7 +142,7 @@ class Expert:
                 msg = f"expert {name!r}: unknown field {key!r}; known fields are {', '.join(sorted(known))}"
                 raise ConfigurationError(msg)
         if "name" not in entry:
-            msg = f"an expert without a name (fields: {', '.join(map(str, entry)) or 'none'}): add `name`"
+            msg = f"an expert without a name (its fields: {', '.join(map(str, entry)) or 'none'}): add `name`"
             raise ConfigurationError(msg)
         return cls(**cast("dict[str, Any]", dict(entry)))
 
@@ -163,7 +163,7 @@ class Expert:
         fix = "give a full address such as http://127.0.0.1:8080"
         if not isinstance(url, str):
             raise self._wrong("url", url, fix)
-        # The message must not repeat a password or token that stands in the url.
+        # The message must not repeat a password or token that is part of the url.
         shown = re.sub(r"[?#].*", "?...", re.sub(r"^(\w+://)?.*@", r"\1...@", url, flags=re.DOTALL), flags=re.DOTALL)
         try:
             parts = urlsplit(url)
@@ -192,11 +192,11 @@ class Expert:
     def _checked_words(self, name: str, allowed: frozenset[str] | None = None) -> frozenset[str]:
         value = getattr(self, name)
         if isinstance(value, str) or not isinstance(value, Iterable):
-            raise self._wrong(name, value, "give a list of words")
+            raise self._wrong(name, value, "give a list of strings")
         words = list(value)
         for word in words:
             if not isinstance(word, str) or (allowed is not None and word not in allowed):
-                fix = f"use {', '.join(sorted(allowed))}" if allowed else "give a list of words"
+                fix = f"use {', '.join(sorted(allowed))}" if allowed else "give a list of strings"
                 raise self._wrong(name, word, fix)
         return frozenset(words)
 
@@ -229,27 +229,27 @@ class ExpertPool(Mapping[str, Expert]):
             `Expert` (whose name the key must equal) or a mapping of its fields.
 
     Raises:
-        ConfigurationError: No expert, two of one name, or an entry that can't be used.
+        ConfigurationError: The pool is empty, a name is duplicate, or an entry is invalid.
     """
 
     def __init__(self, experts: Experts) -> None:
         if isinstance(experts, (str, os.PathLike)):
-            found: Iterable[Expert] = ExpertPool.from_yaml(experts).values()
+            entries: Iterable[Expert] = ExpertPool.from_yaml(experts).values()
         elif isinstance(experts, Mapping):
-            found = [_coerced(name, value) for name, value in experts.items()]
+            entries = [_coerced(name, value) for name, value in experts.items()]
         else:
-            found = experts
+            entries = experts
         self._experts: dict[str, Expert] = {}
-        for expert in found:
+        for expert in entries:
             if not isinstance(expert, Expert):
-                msg = f"experts: a {type(expert).__name__} is no Expert; give Expert(name=..., url=...)"
+                msg = f"experts: a {type(expert).__name__} is not an Expert; give Expert(name=..., url=...)"
                 raise ConfigurationError(msg)
             if expert.name in self._experts:
-                msg = f"expert {expert.name!r} stands twice: give each expert a name of its own"
+                msg = f"experts: the name {expert.name!r} is a duplicate: give each expert a name of its own"
                 raise ConfigurationError(msg)
             self._experts[expert.name] = expert
         if not self._experts:
-            msg = "experts: there is none; give at least one Expert(name=..., url=...)"
+            msg = "experts: the list is empty; give at least one Expert(name=..., url=...)"
             raise ConfigurationError(msg)
 
     @classmethod
@@ -269,7 +269,7 @@ class ExpertPool(Mapping[str, Expert]):
             msg = f"{file}: can't be read: {error}"
             raise ConfigurationError(msg) from error
         except yaml.YAMLError as error:
-            # Its text quotes the line, which may hold a token.
+            # Its message quotes the line, which may hold a token.
             mark = getattr(error, "problem_mark", None)
             where = "" if mark is None else f" from line {mark.line + 1}, column {mark.column + 1} on"
             msg = f"{file}: can't be read as YAML{where} ({type(error).__name__})"
@@ -281,7 +281,7 @@ class ExpertPool(Mapping[str, Expert]):
             experts = []
             for number, entry in enumerate(document["experts"], 1):
                 if not isinstance(entry, Mapping):
-                    msg = f"entry {number} is no mapping of fields"
+                    msg = f"entry {number} is not a mapping: give name, url and the other fields"
                     raise ConfigurationError(msg)
                 experts.append(Expert.from_mapping(entry))
                 if not experts[-1].urls:
@@ -298,7 +298,7 @@ class ExpertPool(Mapping[str, Expert]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all that changes the experts' answers; urls and keys do not."""
+        """Hash of every field that changes the experts' answers; urls and keys do not."""
         facts = [
             (
                 *(expert.name, expert.model, expert.adapter),
@@ -310,26 +310,26 @@ class ExpertPool(Mapping[str, Expert]):
 
     @cached_property
     def abilities(self) -> frozenset[Ability]:
-        """What every expert can be asked for."""
+        """What every expert of the pool can do."""
         return frozenset(ABILITIES).intersection(*(expert.abilities for expert in self.values()))
 
     @cached_property
     def smallest_window(self) -> int | None:
-        """The smallest context window that an expert states, None where none does."""
+        """The smallest known context window, None if no expert's is known."""
         return min((e.context_window for e in self.values() if e.context_window is not None), default=None)
 
     @cached_property
     def countable(self) -> tuple[Expert, ...]:
-        """The experts whose inputs can be counted against their windows by tokenizers of their own."""
+        """The experts whose own tokenizer can count an input against their context window."""
         return tuple(e for e in self.values() if e.tokenizer is not None and e.context_window is not None)
 
     @cached_property
     def prices(self) -> NDArray[np.float64]:
-        """USD per million input and output tokens, shape (2, number of experts); NaN where a price is not stated."""
+        """USD per million input and output tokens, shape (2, number of experts); NaN for an unknown price."""
         return np.array([[e.input_price for e in self.values()], [e.output_price for e in self.values()]], dtype=float)
 
     def values(self) -> ValuesView[Expert]:
-        # Mapping's own view looks each name up, which over hundreds of experts costs more than all else of a decision.
+        # Mapping's own view looks up each name, which for hundreds of experts costs more than the rest of a decision.
         return self._experts.values()
 
     def items(self) -> ItemsView[str, Expert]:
@@ -339,7 +339,7 @@ class ExpertPool(Mapping[str, Expert]):
         try:
             return self._experts[name]
         except KeyError:
-            msg = f"no expert is called {name!r}; there are {', '.join(self._experts)}"
+            msg = f"no expert is called {name!r}; the experts are {', '.join(self._experts)}"
             raise UnknownExpertError(msg) from None
 
     def __contains__(self, name: object) -> bool:
@@ -366,8 +366,8 @@ def _coerced(name: str, value: object) -> Expert:
         return Expert.from_mapping({"name": name, **value})
     if isinstance(value, Expert):
         if value.name != name:
-            msg = f"expert {value.name!r} stands under the name {name!r}: let both be the same"
+            msg = f"expert {value.name!r} is listed under the name {name!r}: use the same name for both"
             raise ConfigurationError(msg)
         return value
-    msg = f"expert {name!r}: a {type(value).__name__} is no url, Expert or mapping of its fields"
+    msg = f"expert {name!r}: a {type(value).__name__} can't be used: give a url, an Expert or a mapping of its fields"
     raise ConfigurationError(msg)

@@ -1,4 +1,4 @@
-"""A string that shows itself only when asked to."""
+"""A string whose value only `get_secret_value()` shows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class SupportsSecret(Protocol):
-    """What pydantic's SecretStr and our own `Secret` have in common."""
+    """The interface that pydantic's SecretStr and our own `Secret` share."""
 
     def get_secret_value(self) -> str: ...
 
 
 class Secret:
-    """Holds a token; its repr, str and format are masked. Base installs have no pydantic, hence our own."""
+    """Holds a token; its repr, str and format are masked. The base install has no pydantic, hence this class."""
 
     __slots__ = ("_value",)
 
@@ -35,8 +35,8 @@ class Secret:
         return hash(("torouter.Secret", self._value))
 
     def __reduce__(self) -> tuple[object, ...]:
-        # A pickled or deep-copied token would leave this process readable.
-        msg = "a Secret can't be pickled: build the expert again where it is needed"
+        # A pickled token would leave this process in plain text.
+        msg = "a Secret can't be pickled: build the expert anew in the process that needs it"
         raise TypeError(msg)
 
     def __copy__(self) -> Secret:

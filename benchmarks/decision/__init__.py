@@ -1,1 +1,1 @@
-"""The time of a routing decision, ours and the peers'."""
+"""Times a routing decision, of torouter and of its peers."""

@@ -19,7 +19,7 @@ def main() -> None:
     """Serve the selector, which embeds every tool's description for every query."""
     torch.set_num_threads(1)
     selector = EmbeddingSingleSelector.from_defaults(HuggingFaceEmbedding(sys.argv[1], max_length=512, device="cpu"))
-    tools = [ToolMetadata(name=name, description=" ".join(said)) for name, said in TOPICS.items()]
+    tools = [ToolMetadata(name=name, description=" ".join(sentences)) for name, sentences in TOPICS.items()]
     timed(lambda texts: selector.select(tools, texts[0]), batches=False)
 
 

@@ -17,7 +17,7 @@ from benchmarks.decision.timed_worker import TOPICS, timed
 def main() -> None:
     """Serve the router over its own index in memory."""
     torch.set_num_threads(1)
-    routes = [Route(name=name, utterances=list(said)) for name, said in TOPICS.items()]
+    routes = [Route(name=name, utterances=list(sentences)) for name, sentences in TOPICS.items()]
     router = IndexedRouter(HuggingFaceEncoder(name=sys.argv[1]), routes)
     timed(lambda texts: router(texts[0]), batches=False)
 

@@ -19,7 +19,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model = SentenceTransformer(sys.argv[1], device="cpu")
     model.max_seq_length = 512  # its own 256 would cut the longest queries
-    centroids = np.stack([model.encode(list(said)).mean(axis=0) for said in TOPICS.values()])
+    centroids = np.stack([model.encode(list(sentences)).mean(axis=0) for sentences in TOPICS.values()])
 
     def decide(texts: list[str]) -> list[int]:
         chosen: list[int] = (model.encode(texts) @ centroids.T).argmax(axis=1).tolist()

@@ -1,4 +1,4 @@
-"""Queries of an exact length, and routers to time where the user gives none."""
+"""Makes queries of an exact length, and trains routers to time where the user gives none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torouter.outcomes.table import OutcomeTable
 
 
 def add_arguments(parser: argparse.ArgumentParser, kinds: str) -> None:
-    """Add where encoder and routers of these kinds come from, and where figures go."""
+    """Add the options for the encoder, the routers of these kinds, and the reports."""
     parser.add_argument("--encoder", metavar="DIR", help="default: all-MiniLM-L6-v2 of its package")
     parser.add_argument(
         "--routers",
@@ -44,13 +44,13 @@ class Texts:
         words = sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha() and word.islower())
         self._words = [word for word in words if len(word) > 1 and len(self._ids(word)) == 3]
         if not self._words:
-            raise SystemExit(f"{encoder}: its vocabulary has no lower-case words, of which queries are made")
+            raise SystemExit(f"{encoder}: its vocabulary has no lower-case words to make queries of")
 
     def text(self, tokens: int) -> str:
-        """A query that is read as so many tokens, [CLS] and [SEP] among them.
+        """A query of exactly this many tokens, [CLS] and [SEP] included.
 
         Raises:
-            SystemExit: The tokenizer counts otherwise.
+            SystemExit: The tokenizer counts differently.
         """
         text = " ".join(self._random.choices(self._words, k=tokens - 2))
         if len(self._ids(text)) != tokens:
@@ -63,16 +63,16 @@ class Texts:
 
 
 def prepare(kind: str, routers: Path, encoder: Path, *, queries: int = 1000, max_length: int = 512) -> Path:
-    """The directory of a router of a kind over the experts of `TOPICS`; where it is not there yet, it is trained.
+    """The directory of a router of a kind for the experts of `TOPICS`; it is trained if it is missing.
 
-    Each expert is good at queries of a few words of its own, which is quickly learnt: what a router has learnt has no
-    part in the time of its decision.
+    Each expert is good at queries with a few words of its own, which is learnt quickly: the time of a decision does not
+    depend on what a router has learnt.
 
     Args:
         kind: "bert", "mlp", "knn" or "fast".
         routers: Directory whose folders are named after kinds.
         encoder: Directory of the encoder.
-        queries: How many to train on; a KNNRouter looks for its neighbours among them.
+        queries: How many to train on; a KNNRouter searches its neighbours among them.
         max_length: Tokens of a query that the router reads.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the contenders of `benchmarks.decision` have in common: eight topics to tell apart, and how each is timed."""
+"""What the contenders of `benchmarks.decision` share: eight topics to tell apart, and the timing of a decision."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.harness.contenders import Asked, serve
+from benchmarks.harness.contenders import Task, serve
 from benchmarks.harness.timing import median_seconds
 
 TOPICS: Mapping[str, tuple[str, ...]] = {
@@ -15,25 +15,24 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
     "law": ("Can my landlord keep the deposit?", "What does this clause mean?", "When does a contract end?"),
     "health": ("What helps against a headache?", "Is this dose too high?", "How is anaemia diagnosed?"),
     "travel": ("Plan three days in Lisbon.", "Which visa do I need?", "How far is the airport?"),
-    "cooking": ("How long do I boil an egg?", "What can replace butter?", "Give me a soup arguments."),
+    "cooking": ("How long do I boil an egg?", "What can replace butter?", "Give me a soup recipe."),
     "history": ("Who built the pyramids?", "When did the war end?", "Why did the empire fall?"),
     "chat": ("Hello, how are you?", "Tell me a joke.", "What shall I do today?"),
 }
-"""Eight experts, each with the few sentences from which routers without training are made."""
+"""Eight experts, each with a few sentences as examples for routers that need no training."""
 
 
 def timed(decide: Callable[[list[str]], object], *, batches: bool = True) -> None:
-    """Answer asks `{"calls": [texts, ...], "cpu": bool}` with the median seconds of one call of `decide`.
+    """Answer tasks `{"calls": [texts, ...], "cpu": bool}` with the median seconds of one call of `decide`.
 
-    Each call has texts of its own. Where one has several and `batches` says that they can't be decided together, the
-    answer is empty.
+    Each call has texts of its own. The answer is empty for calls with several texts if `batches` is false.
     """
 
-    def answer(asked: Asked) -> Mapping[str, Any]:
-        calls: list[list[str]] = asked["calls"]
+    def answer(task: Task) -> Mapping[str, Any]:
+        calls: list[list[str]] = task["calls"]
         if len(calls[0]) > 1 and not batches:
             return {}
-        left, clock = iter(calls), time.process_time if asked["cpu"] else time.perf_counter
-        return {"seconds": median_seconds(lambda: decide(next(left)), len(calls), clock=clock)}
+        remaining, clock = iter(calls), time.process_time if task["cpu"] else time.perf_counter
+        return {"seconds": median_seconds(lambda: decide(next(remaining)), len(calls), clock=clock)}
 
     serve(answer)

@@ -1,1 +1,1 @@
-"""What all benchmarks share: contenders in processes of their own, and their times."""
+"""What the benchmarks share: contenders in processes of their own, and how they are timed."""

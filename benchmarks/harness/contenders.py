@@ -1,4 +1,4 @@
-"""Contenders of a benchmark: each a process, in an environment of its own where it needs one, all asked in turns."""
+"""Runs the contenders of a benchmark, each in a process, and where needed an environment, of its own."""
 
 from __future__ import annotations
 
@@ -22,15 +22,22 @@ ONE_THREAD = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
 }
-"""Environment of a contender whose time is taken."""
+"""Environment variables of a contender that is timed."""
 
-Asked = dict[str, Any]
+Task = dict[str, Any]
+"""What a worker is asked to do, as JSON; each benchmark has its own keys."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Who is measured: a module of `benchmarks`, what to install where it needs an environment of its own, and the
-    arguments that are its alone."""
+    """What is measured.
+
+    Attributes:
+        name: As in the tables.
+        module: The module of `benchmarks` that its process runs.
+        requirements: What to install into an environment of its own; empty for the running one.
+        arguments: Command line of the module, before what all contenders get.
+    """
 
     name: str
     module: str
@@ -38,31 +45,31 @@ class Contender:
     arguments: tuple[str, ...] = ()
 
     def interpreter(self) -> str:
-        """The Python that can import it; its environment is made on first use, beside the running one."""
+        """The Python that can import it; its environment is created on first use, inside the running one's folder."""
         if not self.requirements:
             return sys.executable
         return installed(Path(sys.prefix) / "peers" / "+".join(self.requirements), *self.requirements)
 
 
-def installed(directory: Path, *wanted: str) -> str:
-    """The Python of an environment with what `pip install` is to bring, made where it is not there yet."""
+def installed(directory: Path, *requirements: str) -> str:
+    """The Python of the environment in `directory`; a missing one is created with these arguments of `pip install`."""
     python = directory / "bin" / "python"
     if not python.exists():
-        print(f"installing {' '.join(wanted)}", file=sys.stderr, flush=True)
+        print(f"installing {' '.join(requirements)}", file=sys.stderr, flush=True)
         try:
             venv.create(directory, with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True, stdout=sys.stderr)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True, stdout=sys.stderr)
         except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)  # or the next run would take it for whole
+            shutil.rmtree(directory, ignore_errors=True)  # the next run would use the incomplete one
             raise
     return str(python)
 
 
 @contextmanager
-def process(
+def child_process(
     *command: str, log: Any, limit: float, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """A child that is ended with the block, and killed after `limit` seconds whatever happens."""
+    """A child process that ends with the block, and is killed after `limit` seconds in any case."""
     child = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -79,7 +86,7 @@ def process(
     try:
         yield child
     finally:
-        with suppress(BrokenPipeError):  # it has ended without reading all
+        with suppress(BrokenPipeError):  # it ended before reading everything
             cast("Any", child.stdin).close()
         try:
             child.wait(10)
@@ -88,11 +95,11 @@ def process(
         killer.cancel()
 
 
-def told(child: subprocess.Popen[str], log: Any) -> dict[str, Any]:
-    """The next line of JSON that a child prints.
+def read_json_line(child: subprocess.Popen[str], log: Any) -> dict[str, Any]:
+    """The next line of JSON that a child process prints.
 
     Raises:
-        SystemExit: It has ended without one; the message is what it logged last.
+        SystemExit: It ended without one; the message is the end of its log.
     """
     line = cast("Any", child.stdout).readline()
     if not line:
@@ -102,43 +109,46 @@ def told(child: subprocess.Popen[str], log: Any) -> dict[str, Any]:
 
 
 class Worker:
-    """A contender's process that answers one line of JSON with another; see `serve`."""
+    """A contender's process, which answers one line of JSON with another; see `serve`.
+
+    Attributes:
+        ready: What it printed first.
+    """
 
     def __init__(self, name: str, child: subprocess.Popen[str], log: Any) -> None:
         self.name, self._child, self._log = name, child, log
-        self.ready = told(child, log)
-        """What it said first."""
+        self.ready = read_json_line(child, log)
 
-    def ask(self, asked: Asked) -> dict[str, Any]:
-        """Its answer.
+    def ask(self, task: Task) -> dict[str, Any]:
+        """Its answer to a task.
 
         Raises:
             SystemExit: It has failed.
         """
-        with suppress(BrokenPipeError):  # it has ended: what it logged tells why
-            cast("Any", self._child.stdin).write(json.dumps(asked) + "\n")
-        return told(self._child, self._log)
+        with suppress(BrokenPipeError):  # it has ended; reading the answer reports its log
+            cast("Any", self._child.stdin).write(json.dumps(task) + "\n")
+        return read_json_line(self._child, self._log)
 
 
 @contextmanager
 def started(
     contenders: Iterable[Contender], arguments: Sequence[str] = (), *, limit: float = 3600
 ) -> Iterator[list[Worker]]:
-    """The contenders' processes, one thread each, with their own and these arguments; ended with the block."""
+    """The contenders' processes, one thread each, with their own and these arguments; they end with the block."""
     with ExitStack() as stack:
         workers = []
         for contender in contenders:
             log = stack.enter_context(tempfile.TemporaryFile("w+"))
             command = (contender.interpreter(), "-m", contender.module, *contender.arguments, *arguments)
-            child = stack.enter_context(process(*command, log=log, limit=limit, environment=ONE_THREAD))
+            child = stack.enter_context(child_process(*command, log=log, limit=limit, environment=ONE_THREAD))
             workers.append(Worker(contender.name, child, log))
         yield workers
 
 
-def serve(answer: Callable[[Asked], Mapping[str, Any]], ready: Mapping[str, Any] | None = None) -> None:
-    """The worker's side: say `ready`, then answer each line of standard input until it ends.
+def serve(answer: Callable[[Task], Mapping[str, Any]], ready: Mapping[str, Any] | None = None) -> None:
+    """The worker's side: print `ready`, then answer each line of standard input until it ends.
 
-    Standard output is the answers' alone: what libraries print goes to standard error.
+    Standard output is for the answers only: what libraries print goes to standard error.
     """
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""Times and ratios of one benchmark: repeats of all contenders in turns, their medians, a table and JSON."""
+"""Times all contenders of a benchmark in turns; medians and ratios over the repeats, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -12,45 +12,54 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.contenders import Asked, Worker
+from benchmarks.harness.contenders import Task, Worker
 
 Figures = dict[str, dict[str, list[float]]]
-"""By case and contender: one figure per repeat."""
+"""By case and contender: one value per repeat."""
 
 
 def median_seconds(call: Callable[[], object], count: int, *, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Median time of `count` calls, in the clock's seconds."""
-    taken = []
+    """Median seconds of `count` calls, by `clock`."""
+    seconds = []
     for _ in range(count):
         began = clock()
         call()
-        taken.append(clock() - began)
-    return statistics.median(taken)
+        seconds.append(clock() - began)
+    return statistics.median(seconds)
 
 
 def in_turns(
     workers: Iterable[Worker],
-    cases: Mapping[str, Asked],
+    tasks: Mapping[str, Task],
     repeats: int,
     *,
-    beside: Mapping[str, Figures] | None = None,
+    further: Mapping[str, Figures] | None = None,
     progress: bool = True,
 ) -> Figures:
-    """Ask every worker every case, all workers of one case after each other, the whole so many times.
+    """Give every worker every task, one worker after the other for each task, and repeat the whole.
 
-    What the machine does meanwhile meets all contenders of a case alike. A worker that answers without `seconds`
-    can't do the case. Further figures of the same answers, by name, are put into those of `beside`.
+    So other load on the machine affects all contenders of a case alike.
+
+    Args:
+        workers: The contenders; one that answers without `seconds` can't do the task and gets no value for it.
+        tasks: By the name of the case.
+        repeats: How often the whole is repeated.
+        further: Figures to fill with further values of the answers, by the value's name.
+        progress: Whether each repeat is reported on standard error.
+
+    Returns:
+        The seconds.
     """
     workers = list(workers)
-    figures: Figures = {case: {} for case in cases}
-    kinds = {"seconds": figures, **(beside or {})}
+    figures: Figures = {case: {} for case in tasks}
+    by_value_name = {"seconds": figures, **(further or {})}
     for repeat in range(repeats):
-        for case, asked in cases.items():
+        for case, task in tasks.items():
             for worker in workers[repeat % len(workers) :] + workers[: repeat % len(workers)]:
-                answer = worker.ask(asked)
-                for name, kept in kinds.items():
+                answer = worker.ask(task)
+                for name, values in by_value_name.items():
                     if answer.get(name) is not None:
-                        kept.setdefault(case, {}).setdefault(worker.name, []).append(answer[name])
+                        values.setdefault(case, {}).setdefault(worker.name, []).append(answer[name])
         if progress:
             print(f"repeat {repeat + 1} of {repeats}", file=sys.stderr, flush=True)
     return figures
@@ -62,7 +71,7 @@ def medians(figures: Figures) -> dict[str, dict[str, float]]:
 
 
 def ratio(figures: Figures, case: str, name: str, base: str) -> float:
-    """Median over the repeats of one contender's figure by another's of the same repeat."""
+    """Median over the repeats of the ratio of two contenders' values in the same repeat."""
     pairs = zip(figures[case][name], figures[case][base], strict=True)
     return statistics.median(a / b for a, b in pairs)
 
@@ -74,7 +83,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine and its load, for the report."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -90,7 +99,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(out: Path, name: str, result: Mapping[str, Any], page: str) -> None:
-    """Print the page and write it, and the result as JSON, into a directory."""
+    """Print the page, and write it and the result as `name`.md and `name`.json into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n", encoding="utf-8")
     (out / f"{name}.md").write_text(page + "\n", encoding="utf-8")

@@ -1,1 +1,1 @@
-"""What a client costs per call beyond the model."""
+"""Measures what a client costs per call on top of the model."""

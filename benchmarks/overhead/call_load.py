@@ -1,6 +1,6 @@
-"""The worker of `benchmarks.overhead`: makes the calls of one contender and takes their time.
+"""The worker of `benchmarks.overhead`: makes the calls of one contender and times them.
 
-It runs under the contender's own interpreter, so it imports nothing but the standard library.
+It runs under the contender's own interpreter, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import metadata
 from typing import Any, Protocol
 
-from benchmarks.harness.contenders import Asked, serve
+from benchmarks.harness.contenders import Task, serve
 from benchmarks.overhead.instant_server import TEXT, TOKENS
 
 MAX_TOKENS = len(TOKENS)
@@ -29,7 +29,7 @@ _PHRASES = 512
 
 
 class Client(Protocol):
-    """A contender. `sync`, which does what `whole` does for a caller without an event loop, may be missing."""
+    """A contender. Some have `sync` too, which is `whole` for a caller without an event loop."""
 
     async def whole(self, query: str) -> str:
         """The whole answer."""
@@ -82,9 +82,10 @@ def messages(query: str) -> list[dict[str, str]]:
 
 
 def work(make: Callable[..., Client], *packages: str) -> None:
-    """Answer the benchmark with the times of the client that `make(url, ...)` gives, made of these packages.
+    """Answer the benchmark's tasks with the times of the client that `make(url, ...)` returns.
 
-    The command line is what `make` takes beyond the url, the url, and the core to run on, "" for any.
+    The command line has what `make` takes besides the url, then the url, and the core to run on ("" for any). The
+    versions of `packages` are reported.
     """
     *arguments, url, core = sys.argv[1:]
     if core:
@@ -95,7 +96,7 @@ def work(make: Callable[..., Client], *packages: str) -> None:
 
 
 def query(number: int) -> str:
-    """Query `number`, about 30 tokens of a BERT; another for every number. It is made in a microsecond or two."""
+    """Query `number`, about 30 tokens of a BERT, different for every number; it takes a microsecond or two to make."""
     return f"{_phrase(number % _PHRASES)} {number}?"
 
 
@@ -105,35 +106,35 @@ def _phrase(number: int) -> str:
 
 
 class Load:
-    """The calls of one contender, no query of which comes twice unless it is asked for."""
+    """The calls of one contender; no query is repeated unless the task says so."""
 
     def __init__(self, client: Client, runner: asyncio.Runner) -> None:
         self._client, self._runner, self._made = client, runner, 0
 
-    def answer(self, asked: Asked) -> dict[str, Any]:
-        """How long a call takes: `seconds`, and `cpu`, the seconds of it in which this process worked.
+    def answer(self, task: Task) -> dict[str, Any]:
+        """How long a call takes: `seconds`, and `cpu`, this process's CPU seconds per call.
 
-        With one caller `seconds` is the median of its calls, with many the time of all by their number. `asked` has
-        `kind` ("whole", "stream" or "sync"), `callers`, `seconds` after which no call is begun, perhaps `repeated`
-        (the same query again) and `profile`, for a tree of where the time goes in place of figures.
+        With one caller `seconds` is the median of its calls, with many the total time divided by the calls. A task has
+        `kind` ("whole", "stream" or "sync"), `callers`, `seconds` after which no call is started, and optionally
+        `repeated` (always the same query) and `profile` (answer with a tree of where the time goes instead).
         """
-        kind, callers, repeated = asked["kind"], asked["callers"], asked.get("repeated", False)
+        kind, callers, repeated = task["kind"], task["callers"], task.get("repeated", False)
         if not hasattr(self._client, kind):
             return {}
-        # Opens the connections, which may have been closed for idleness, and imports what comes with the first call.
+        # Opens the connections, which may have been closed when idle, and imports what the first call imports.
         self._calls("whole", callers, 0, repeated)
         self._calls(kind, 1, 0, repeated)
-        # A full collection takes 0.1 s where many modules are loaded; by chance it would meet one contender or another.
+        # A full collection takes 0.1 s with many modules loaded, and would hit one contender or another by chance.
         gc.unfreeze()
         gc.collect()
         gc.freeze()
-        if asked.get("profile"):
-            return {"profile": self._profile(kind, callers, asked["seconds"], repeated)}
-        began, worked = time.perf_counter(), time.process_time()
-        times = self._calls(kind, callers, asked["seconds"], repeated)
-        taken, worked = time.perf_counter() - began, time.process_time() - worked
+        if task.get("profile"):
+            return {"profile": self._profile(kind, callers, task["seconds"], repeated)}
+        began, cpu_began = time.perf_counter(), time.process_time()
+        times = self._calls(kind, callers, task["seconds"], repeated)
+        taken, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
         seconds = statistics.median(times) if callers == 1 else taken / len(times)
-        return {"seconds": seconds, "cpu": worked / len(times)}
+        return {"seconds": seconds, "cpu": cpu_seconds / len(times)}
 
     def _profile(self, kind: str, callers: int, seconds: float, repeated: bool) -> str:
         from pyinstrument import Profiler
@@ -155,19 +156,19 @@ class Load:
     def _synchronous_caller(self, until: float, queries: Iterator[str], times: list[float]) -> None:
         client: Any = self._client
         while not times or time.perf_counter() < until:
-            asked, began = next(queries), time.perf_counter()
-            answer = client.sync(asked)
+            text, began = next(queries), time.perf_counter()
+            answer = client.sync(text)
             times.append(time.perf_counter() - began)
             check([answer])
 
     async def _callers(self, kind: str, callers: int, until: float, queries: Iterator[str], times: list[float]) -> None:
         async def caller() -> None:
             while True:
-                asked, began = next(queries), time.perf_counter()
+                text, began = next(queries), time.perf_counter()
                 if kind == "stream":
-                    pieces = [piece async for piece in self._client.stream(asked)]
+                    pieces = [piece async for piece in self._client.stream(text)]
                 else:
-                    pieces = [await self._client.whole(asked)]
+                    pieces = [await self._client.whole(text)]
                 now = time.perf_counter()
                 times.append(now - began)
                 check(pieces, len(TOKENS) if kind == "stream" else 1)
@@ -184,10 +185,10 @@ class Load:
 
 
 def check(pieces: list[str], at_least: int = 1) -> None:
-    """Whether this is the server's answer.
+    """Check that these pieces are the server's answer.
 
     Raises:
-        ValueError: It is not, so that its time means nothing.
+        ValueError: They are not, so that their time is worthless.
     """
     text = "".join(pieces)
     if text != TEXT or len(pieces) < at_least:

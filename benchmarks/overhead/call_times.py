@@ -1,11 +1,11 @@
-"""What a client costs per call: ours, which route, and others, which don't, against a server that answers at once.
+"""Measures what a client costs per call, against a server that answers at once: ours, which route, and others.
 
     python -m benchmarks.overhead                                        # all contenders
-    python -m benchmarks.overhead --only RoutedChat ChatOpenAI           # those whose names hold one of these
+    python -m benchmarks.overhead --only RoutedChat ChatOpenAI           # names that contain one of these
     python -m benchmarks.overhead --profile "RoutedChatModel fast"       # where its time goes
 
-The server is a process on one core, each contender one on another core; they are asked in turns, so that at any time
-one of them works. Contenders whose libraries are not ours live in environments of their own, made on first use.
+The server is a process on one core, each contender a process on another core; they are asked in turns, so that only
+one works at a time. Contenders with other libraries have environments of their own, created on first use.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.decision.timed_routers import prepare
-from benchmarks.harness.contenders import ROOT, Asked, Contender, Worker, process, started, told
+from benchmarks.harness.contenders import ROOT, Contender, Task, Worker, child_process, read_json_line, started
 from benchmarks.harness.timing import Figures, in_turns, medians, ratio, table, write
 from torouter.routers.encoders.pretrained import encoder_path
 
@@ -29,9 +29,9 @@ T = TypeVar("T")
 
 CALLERS = (1, 32, 256)
 BASE = "ChatOpenAI"
-"""Whose figure the ratios are by, where it takes part."""
+"""The contender by which the others' values are divided, if it takes part."""
 ROUTERS = ("words", "fast", "bert")
-"""Of our contenders: "words" stands in for a trained one and costs as good as nothing."""
+"""Of our contenders; "words" replaces a trained router and costs almost nothing."""
 OURS = "benchmarks.overhead.torouter_clients"
 FAST, BERT = "RoutedChatModel fast", "RoutedChatModel bert int8"
 PEERS = (
@@ -52,75 +52,77 @@ TARGETS = (
     ("whole, 32 callers", FAST, 1 / 2),
     ("whole, 256 callers", FAST, 1 / 2),
 )
-"""Case, contender, and the most that its time per call may be of ChatOpenAI's."""
+"""Case, contender, and the highest ratio of its time per call to ChatOpenAI's that is a success."""
 
 
-def cases(seconds: float) -> dict[str, Asked]:
-    """What each contender is asked, by name."""
-    found: dict[str, Asked] = {}
+def cases(seconds: float) -> dict[str, Task]:
+    """The tasks, by the name of their case."""
+    tasks: dict[str, Task] = {}
     for kind in ("whole", "stream"):
         for callers in CALLERS:
             name = f"{kind}, {callers} caller{'s' * (callers > 1)}"
-            found[name] = {"kind": kind, "callers": callers, "seconds": seconds}
-    found["whole, 1 caller, synchronous"] = {"kind": "sync", "callers": 1, "seconds": seconds}
+            tasks[name] = {"kind": kind, "callers": callers, "seconds": seconds}
+    tasks["whole, 1 caller, synchronous"] = {"kind": "sync", "callers": 1, "seconds": seconds}
     again = {"kind": "whole", "callers": 1, "seconds": seconds, "repeated": True}
-    return {**found, "whole, 1 caller, the same query again": again}
+    return {**tasks, "whole, 1 caller, the same query again": again}
 
 
 def ours(routers: Iterable[str]) -> list[Contender]:
-    """Our contenders with routers of these kinds, and without one."""
-    found = []
+    """Our contenders, with a router of each of these kinds and without one."""
+    contenders = []
     for framework, routed, plain in (
         ("langchain", "RoutedChatModel", "ChatTGI"),
         ("llamaindex", "RoutedLLM", "TGILLM"),
     ):
         names = {f"{routed} {router}{' int8' * (router == 'bert')}": router for router in routers} | {plain: "none"}
-        found += [Contender(name, OURS, arguments=(framework, router)) for name, router in names.items()]
-    return found
+        contenders += [Contender(name, OURS, arguments=(framework, router)) for name, router in names.items()]
+    return contenders
 
 
-def measured(contenders: Iterable[Contender], asked: Mapping[str, Asked], repeats: int) -> dict[str, Any]:
-    """By name: `seconds` of a call and `cpu`, those of them in which its process works, and `versions` of packages."""
+def measure(contenders: Iterable[Contender], tasks: Mapping[str, Task], repeats: int) -> dict[str, Any]:
+    """`seconds` of a call, `cpu` seconds of the contender's process per call, and `versions` of its packages."""
     cpu: Figures = {}
     with running(contenders) as workers:
         versions = {worker.name: worker.ready["versions"] for worker in workers}
-        seconds = in_turns(workers, asked, repeats, beside={"cpu": cpu})
+        seconds = in_turns(workers, tasks, repeats, further={"cpu": cpu})
     return {"seconds": seconds, "cpu": cpu, "versions": versions}
 
 
 @contextmanager
 def running(contenders: Iterable[Contender]) -> Iterator[list[Worker]]:
-    """The contenders' processes, and the server that they ask."""
+    """The contenders' processes, and the server that they call."""
     server, client = cores()
     with (
         tempfile.TemporaryFile("w+") as log,
-        process(sys.executable, "-m", "benchmarks.overhead.instant_server", *server, log=log, limit=3600) as child,
-        started(contenders, (told(child, log)["url"], client)) as workers,
+        child_process(
+            sys.executable, "-m", "benchmarks.overhead.instant_server", *server, log=log, limit=3600
+        ) as child,
+        started(contenders, (read_json_line(child, log)["url"], client)) as workers,
     ):
         yield workers
 
 
 def cores() -> tuple[tuple[str, ...], str]:
-    """The server's argument and the contenders' core: one each, where the machine has two and can bind them."""
+    """The server's argument and the contenders' core: different cores, if the machine has two and can bind to them."""
     free = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
     return ((str(free[0]),), str(free[1])) if len(free) > 1 else ((), "")
 
 
 def page(seconds: Figures, cpu: Figures) -> str:
-    """The tables, and what was to be reached."""
+    """The Markdown page: a table for each case, and the targets."""
     parts = [f"### {case}\n\n{of_case(case, seconds, cpu)}" for case, by in seconds.items() if by]
     return "\n\n".join([*parts, f"### Targets\n\n{targets(seconds, cpu)}"])
 
 
 def of_case(case: str, seconds: Figures, cpu: Figures) -> str:
-    """Milliseconds or requests per second and the work of one call; the fastest contender comes first."""
-    by, work = medians(seconds)[case], medians(cpu)[case]
+    """A case's table, the fastest contender first: milliseconds or requests per second, and CPU time per call."""
+    by, cpu_seconds = medians(seconds)[case], medians(cpu)[case]
     base = BASE if BASE in by else next(iter(by))
     many = " callers" in case
     rows = [
         (
             *(name, f"{1 / by[name]:,.0f}" if many else f"{1000 * by[name]:.2f}", compared(seconds, case, name, base)),
-            *(f"{1000 * work[name]:.2f}", f"{ratio(cpu, case, name, base):.2f}"),
+            *(f"{1000 * cpu_seconds[name]:.2f}", f"{ratio(cpu, case, name, base):.2f}"),
         )
         for name in sorted(by, key=by.__getitem__)
     ]
@@ -135,15 +137,15 @@ def compared(figures: Figures, case: str, name: str, base: str) -> str:
 
 
 def targets(seconds: Figures, cpu: Figures) -> str:
-    """What was to be reached, and whether it was."""
+    """The table of targets, and whether each is met."""
     rows = []
-    for case, name, most in TARGETS:
+    for case, name, highest in TARGETS:
         if {name, BASE} <= seconds.get(case, {}).keys():
-            found = ratio(seconds, case, name, BASE)
-            end = (f"{found:.2f}", "met" if found <= most else "missed", f"{ratio(cpu, case, name, BASE):.2f}")
+            value = ratio(seconds, case, name, BASE)
+            result = (f"{value:.2f}", "met" if value <= highest else "missed", f"{ratio(cpu, case, name, BASE):.2f}")
         else:
-            end = ("", "not measured", "")
-        rows.append((case, name, f"{most:.2f}", *end))
+            result = ("", "not measured", "")
+        rows.append((case, name, f"{highest:.2f}", *result))
     return table(("case", "contender", f"time by {BASE}, at most", "measured", "", "CPU"), rows)
 
 
@@ -151,10 +153,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and write the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=str(__doc__).split("\n")[0])
     add = parser.add_argument
-    add("--only", nargs="+", metavar="NAME", help="contenders whose names hold one of these; default: all")
-    add("--cases", nargs="+", metavar="CASE", help="cases whose names hold one of these; default: all")
+    add("--only", nargs="+", metavar="NAME", help="contenders whose names contain one of these; default: all")
+    add("--cases", nargs="+", metavar="CASE", help="cases whose names contain one of these; default: all")
     add("--repeats", type=int, default=5)
-    add("--seconds", type=float, default=0.3, help="of one measurement, after which no call is begun")
+    add("--seconds", type=float, default=0.3, help="of one measurement, after which no call is started")
     add("--routers", nargs="+", default=["fast", "bert"], choices=ROUTERS, help="of our contenders")
     add("--bert", type=Path, metavar="DIR", help="checkpoint of a BertRouter")
     add("--fast", type=Path, metavar="DIR", help="checkpoint of a fast router")
@@ -162,38 +164,39 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--cache",
         type=Path,
         default=ROOT / "build" / "routers",
-        help="where others are, trained on first use",
+        help="where the other checkpoints are; missing ones are trained",
     )
     add("--out", type=Path, default=ROOT / "reports", help="where overhead.json and overhead.md go")
     add(
         "--profile",
         metavar="NAME",
-        help="print where this contender's time goes by pyinstrument, and measure nothing",
+        help="print where this contender's time goes (needs pyinstrument), and measure nothing",
     )
     options = parser.parse_args(argv)
     contenders = {contender.name: contender for contender in (*ours(options.routers), *PEERS)}
-    asked = _chosen(cases(options.seconds), options.cases or (options.profile and ["whole, 32 callers"]))
+    tasks = _containing(cases(options.seconds), options.cases or (options.profile and ["whole, 32 callers"]))
     if options.profile:
         if options.profile not in contenders:
             parser.error(f"--profile {options.profile!r}: use one of {', '.join(contenders)}")
         with running([_with_router(contenders[options.profile], options)]) as (worker,):
-            for case, one in asked.items():
-                answer = worker.ask({**one, "profile": True})
+            for case, task in tasks.items():
+                answer = worker.ask({**task, "profile": True})
                 print(f"{case}\n{answer.get('profile', 'has no such calls')}", flush=True)
         return
-    chosen = [_with_router(contender, options) for contender in _chosen(contenders, options.only).values()]
-    if not asked or not chosen:
+    chosen = [_with_router(contender, options) for contender in _containing(contenders, options.only).values()]
+    if not tasks or not chosen:
         parser.error("--only and --cases leave nothing to measure")
-    result = measured(chosen, asked, options.repeats)
+    result = measure(chosen, tasks, options.repeats)
     write(options.out, "overhead", result, page(result["seconds"], result["cpu"]))
 
 
-def _chosen(named: Mapping[str, T], holding: Sequence[str] | None) -> dict[str, T]:
-    return {name: value for name, value in named.items() if not holding or any(part in name for part in holding)}
+def _containing(named: Mapping[str, T], parts: Sequence[str] | None) -> dict[str, T]:
+    """The entries whose names contain one of `parts`; all of them without parts."""
+    return {name: value for name, value in named.items() if not parts or any(part in name for part in parts)}
 
 
 def _with_router(contender: Contender, options: argparse.Namespace) -> Contender:
-    """The contender with its router's checkpoint in place of its kind."""
+    """The contender with its router's checkpoint instead of the router's kind in its arguments."""
     if contender.module != OURS or contender.arguments[1] in ("none", "words"):
         return contender
     framework, kind = contender.arguments

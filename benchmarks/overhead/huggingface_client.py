@@ -1,11 +1,11 @@
-"""The contender of `benchmarks.overhead` that huggingface_hub is: its AsyncInferenceClient."""
+"""Contender of `benchmarks.overhead`: huggingface_hub's AsyncInferenceClient."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-os.environ.pop("HF_HUB_OFFLINE", None)  # or it refuses 127.0.0.1 too
+os.environ.pop("HF_HUB_OFFLINE", None)  # else it refuses 127.0.0.1 too
 
 from huggingface_hub import AsyncInferenceClient
 
@@ -13,7 +13,7 @@ from benchmarks.overhead.call_load import MAX_TOKENS, ChatCompletions, work
 
 
 class HuggingFace(ChatCompletions):
-    """One endpoint; the Hub is not asked."""
+    """The client of one endpoint; it does not call the Hub."""
 
     def __init__(self, url: str) -> None:
         self._client: Any = AsyncInferenceClient(base_url=url, api_key="none")

@@ -1,7 +1,7 @@
 """The server of `benchmarks.overhead`: answers TGI's chat at once, so that the time is the client's.
 
-It is one process with one thread and reads of a request no more than it must. It prints its url as a line of JSON and
-ends with its standard input. `python -m benchmarks.overhead.instant_server [CORE]` binds it to a core of the machine.
+It is one process with one thread and reads only what it needs of a request. It prints its url as a line of JSON and
+ends when its standard input does. `python -m benchmarks.overhead.instant_server [CORE]` binds it to a core.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _token(text: str, finish_reason: str | None) -> bytes:
 
 _MESSAGE = {"index": 0, "message": {"role": "assistant", "content": TEXT}, "logprobs": None, "finish_reason": "length"}
 _WHOLE = _json(_object("chat.completion", choices=[_MESSAGE], usage=USAGE))
-_TOLD = _json(json.dumps(INFO).encode())
+_INFO = _json(json.dumps(INFO).encode())
 _MISSING = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 _HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n"
@@ -80,27 +80,27 @@ _WITH_USAGE = (*_PIECES, _event(_object("chat.completion.chunk", choices=[], usa
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection, kept alive; one request after the other."""
+    """One client's connection, kept alive; it answers one request after the other."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
-        self._got = b""
+        self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._got += data
-        head = self._got.find(b"\r\n\r\n")
+        self._received += data
+        head = self._received.find(b"\r\n\r\n")
         if head < 0:
             return
-        length = _LENGTH.search(self._got, 0, head)
-        if len(self._got) < head + 4 + (int(length[1]) if length else 0):
+        length = _LENGTH.search(self._received, 0, head)
+        if len(self._received) < head + 4 + (int(length[1]) if length else 0):
             return
-        request, self._got = self._got, b""
+        request, self._received = self._received, b""
         if request.startswith(b"GET /info "):
-            self._transport.write(_TOLD)
+            self._transport.write(_INFO)
         elif not request.startswith(b"POST /v1/chat/completions "):
             self._transport.write(_MISSING)
         elif _STREAM.search(request, head):
@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(_WHOLE)
 
     def _send(self, pieces: Iterator[bytes]) -> None:
-        """Write a piece and let the other connections have their turn, as a server that generates does."""
+        """Write a piece, then let the other connections write theirs, as a generating server does."""
         piece = next(pieces, None)
         if piece is not None and not self._transport.is_closing():
             self._transport.write(piece)

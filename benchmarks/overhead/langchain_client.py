@@ -1,4 +1,4 @@
-"""The contender of `benchmarks.overhead` that LangChain is: ChatOpenAI, one endpoint, no router."""
+"""Contender of `benchmarks.overhead`: LangChain's ChatOpenAI, one endpoint, no router."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.overhead.call_load import MAX_TOKENS, ChatModel, work
 
 
 def make(url: str) -> ChatModel:
-    """Without retries, of which there is no need."""
+    """The model, without retries, which nothing here needs."""
     return ChatModel(
         ChatOpenAI(base_url=f"{url}/v1", api_key="none", model="tgi", max_tokens=MAX_TOKENS, max_retries=0)
     )

@@ -1,11 +1,11 @@
-"""The contender of `benchmarks.overhead` that LiteLLM is: its Router with one model."""
+"""Contender of `benchmarks.overhead`: LiteLLM's Router with one model."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or the import asks the network
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else the import downloads a file
 
 from litellm import Router  # type: ignore[import-not-found]  # in an environment of its own
 
@@ -13,7 +13,7 @@ from benchmarks.overhead.call_load import MAX_TOKENS, ChatCompletions, work
 
 
 class LiteLLM(ChatCompletions):
-    """Without retries, of which there is no need."""
+    """The router, without retries, which nothing here needs."""
 
     def __init__(self, url: str) -> None:
         parameters = {"model": "openai/tgi", "api_base": f"{url}/v1", "api_key": "none"}

@@ -1,4 +1,4 @@
-"""The contender of `benchmarks.overhead` that LlamaIndex is: OpenAILike, one endpoint, no router."""
+"""Contender of `benchmarks.overhead`: LlamaIndex's OpenAILike, one endpoint, no router."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.overhead.call_load import MAX_TOKENS, work
 
 
 class LlamaIndex:
-    """Without retries, of which there is no need."""
+    """The LLM, without retries, which nothing here needs."""
 
     def __init__(self, url: str) -> None:
         self._llm: Any = OpenAILike(

@@ -1,4 +1,4 @@
-"""The contender of `benchmarks.overhead` that OpenAI's own client is."""
+"""Contender of `benchmarks.overhead`: OpenAI's own client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.overhead.call_load import MAX_TOKENS, ChatCompletions, work
 
 
 class OpenAI(ChatCompletions):
-    """Without retries, of which there is no need."""
+    """The client, without retries, which nothing here needs."""
 
     def __init__(self, url: str) -> None:
         self._client: Any = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)

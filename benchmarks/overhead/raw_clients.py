@@ -1,4 +1,4 @@
-"""The contenders of `benchmarks.overhead` without a client library: aiohttp alone, and sockets, which show the server.
+"""Contenders of `benchmarks.overhead` without a client library: plain aiohttp, and sockets as the server's limit.
 
 python -m benchmarks.overhead.raw_clients aiohttp|socket URL CORE
 """
@@ -46,68 +46,69 @@ class Aiohttp:
         return self._session
 
 
-class _Answer(asyncio.Protocol):
-    """A connection that counts bytes."""
+class _Connection(asyncio.Protocol):
+    """A connection that waits for the end of each answer and reads nothing else of it."""
 
     def __init__(self) -> None:
         self._waiting: asyncio.Future[None] | None = None
         self._transport: Any = None
-        self._got = b""
+        self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._got += data
-        if self._waiting is not None and self._got.endswith((b"\r\n0\r\n\r\n", b"}}")):
+        self._received += data
+        if self._waiting is not None and self._received.endswith((b"\r\n0\r\n\r\n", b"}}")):
             self._waiting.set_result(None)
             self._waiting = None
 
-    async def asked(self, request: bytes) -> bytes:
+    async def request(self, request: bytes) -> bytes:
         """The raw answer to a raw request."""
-        self._got = b""
+        self._received = b""
         self._waiting = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         await self._waiting
-        return self._got
+        return self._received
 
 
 class Socket:
-    """Sends what stands in memory and reads nothing of the answer but its end: as much as the server can do."""
+    """Sends prepared requests and looks only for the answer's end: the most that the server can do."""
 
     def __init__(self, url: str) -> None:
         host, port = urlsplit(url).netloc.split(":")
         self._address = (host, int(port))
-        self._free: list[_Answer] = []
-        self._requests = {stream: self._request(stream=stream) for stream in (False, True)}
+        self._idle: list[_Connection] = []
+        self._requests = {stream: _raw_request(stream=stream) for stream in (False, True)}
 
     async def whole(self, query: str) -> str:  # noqa: ARG002 - all get the same answer
         """The text that the server is known to send."""
-        return await self._asked(stream=False)
+        return await self._request(stream=False)
 
     async def stream(self, query: str) -> AsyncIterator[str]:  # noqa: ARG002
-        """The tokens that it is known to send, all at the answer's end."""
-        await self._asked(stream=True)
+        """The tokens that the server is known to send, all at the answer's end."""
+        await self._request(stream=True)
         for token in TOKENS:
             yield token
 
-    async def _asked(self, *, stream: bool) -> str:
-        if not self._free:
-            _, answer = await asyncio.get_running_loop().create_connection(_Answer, *self._address)
+    async def _request(self, *, stream: bool) -> str:
+        if not self._idle:
+            _, connection = await asyncio.get_running_loop().create_connection(_Connection, *self._address)
         else:
-            answer = self._free.pop()
-        await answer.asked(self._requests[stream])
-        self._free.append(answer)
+            connection = self._idle.pop()
+        await connection.request(self._requests[stream])
+        self._idle.append(connection)
         return "".join(TOKENS)
 
-    def _request(self, *, stream: bool) -> bytes:
-        body = json.dumps(_body("word " * 30, stream=stream)).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
-        return head.encode() + body
+
+def _raw_request(*, stream: bool) -> bytes:
+    body = json.dumps(_body("word " * 30, stream=stream)).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 def make(url: str, kind: str) -> Client:
-    """The contender."""
+    """The contender of this kind."""
     return Aiohttp(url) if kind == "aiohttp" else Socket(url)
 
 

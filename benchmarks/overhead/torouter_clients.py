@@ -1,9 +1,9 @@
-"""The contenders of `benchmarks.overhead` that are torouter's.
+"""Contenders of `benchmarks.overhead`: torouter's models, with and without a router.
 
     python -m benchmarks.overhead.torouter_clients langchain|llamaindex ROUTER URL CORE
 
-ROUTER is a checkpoint's directory, perhaps with `@int8`, "none" for one endpoint without a router, or "words" for a
-stand-in that costs as good as nothing.
+ROUTER is a checkpoint's directory, optionally with `@int8`; or "none" for one endpoint without a router; or "words" for
+a router that costs almost nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torouter.dispatch import DispatchSettings
 from torouter.routers.router import AutoRouter, Router
 
 SETTINGS = DispatchSettings(rounds=3, max_concurrency=None)
-"""The models' own, without a limit of calls at a time, which would let callers wait."""
+"""The models' defaults without the limit on concurrent calls, which would make callers wait."""
 
 
 def langchain(url: str, router: str) -> ChatModel:
@@ -58,7 +58,7 @@ def _messages(query: str) -> list[Any]:
 
 
 def routed(name: str, url: str) -> dict[str, Any]:
-    """What a routed model is made of; one server stands in for all experts."""
+    """The arguments of a routed model; one server plays all experts."""
     if name == "words":
         from tests.support.word_router import WordRouter
 
@@ -71,7 +71,7 @@ def routed(name: str, url: str) -> dict[str, Any]:
 
 
 def make(url: str, framework: str, router: str) -> Client:
-    """The contender."""
+    """The contender of this framework."""
     return (langchain if framework == "langchain" else LlamaIndex)(url, router)
 
 

@@ -1,1 +1,1 @@
-"""What grows with experts, text length, callers, remembered queries and outcome rows."""
+"""Measures what grows with experts, text length, callers, remembered queries and outcome rows."""

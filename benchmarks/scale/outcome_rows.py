@@ -1,4 +1,4 @@
-"""Training and evaluation on an outcome table of a million rows: seconds and peak memory of the commands themselves."""
+"""Measures time and peak memory of `torouter train` and `torouter evaluate` on a table of a million rows."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ print(json.dumps({**figures, "peak_gigabytes": resource.getrusage(resource.RUSAG
 """
 
 
-def ran(arguments: Sequence[str], *, log: Path, seconds: float = SECONDS) -> dict[str, Any]:
-    """Run `torouter` with these arguments on one thread, for so many seconds at most.
+def run_torouter(arguments: Sequence[str], *, log: Path, seconds: float = SECONDS) -> dict[str, Any]:
+    """Run `torouter` with these arguments on one thread, for at most this many seconds.
 
     Returns:
-        Seconds from start to end, CPU seconds, the peak of its resident memory in GB, and how it ended: "done", "ended
-        early" (its time was over) or "failed", of which the log tells more.
+        Seconds from start to end, CPU seconds, peak of resident memory in GB, and how it ended: "done", "ended early"
+        (its time was over) or "failed" (the log has the reason).
     """
     began = time.perf_counter()
     with log.open("w") as file:
@@ -65,15 +65,15 @@ def ran(arguments: Sequence[str], *, log: Path, seconds: float = SECONDS) -> dic
     }
 
 
-def measured(
+def measure_commands(
     rows: int, kinds: Sequence[str], work: Path, *, encoder: Path, max_length: int, bert_seconds: float
 ) -> dict[str, dict[str, Any]]:
-    """Figures of `torouter train` for each kind and of `torouter evaluate` for what it wrote, by a name for each.
+    """The figures of training a router of each kind, loading it and evaluating it, by command and kind.
 
-    A BertRouter learns for `bert_seconds` only: its memory shows within the first steps.
+    A BertRouter trains for only `bert_seconds`: the first steps show its memory.
     """
     table = random_table.write(work / f"outcomes-{rows}.parquet", rows // EXPERTS, EXPERTS)
-    found: dict[str, dict[str, Any]] = {}
+    figures: dict[str, dict[str, Any]] = {}
     for kind in kinds:
         out = work / f"router-{kind}-{rows}"
         command = ["train", str(table), "--router", kind, "--out", str(out), "--split", "standard:0"]
@@ -81,20 +81,20 @@ def measured(
             command += ["--encoder", str(encoder), "--max-length", str(max_length)]
         seconds = bert_seconds if kind == "bert" else SECONDS
         print(f"torouter {' '.join(command)}", file=sys.stderr, flush=True)
-        found[f"train, {kind}"] = ran(command, log=work / f"train-{kind}.log", seconds=seconds)
-        if found[f"train, {kind}"]["ended"] != "done":
+        figures[f"train, {kind}"] = run_torouter(command, log=work / f"train-{kind}.log", seconds=seconds)
+        if figures[f"train, {kind}"]["ended"] != "done":
             continue
-        found[f"train, {kind}"]["megabytes"] = sum(file.stat().st_size for file in out.iterdir()) / 1e6
-        found[f"load, {kind}"] = loaded(out)
+        figures[f"train, {kind}"]["megabytes"] = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+        figures[f"load, {kind}"] = load_checkpoint(out)
         command = ["evaluate", str(table), "--router", str(out), "--split", "standard:0", "--no-progress"]
         command += ["--report", str(work / f"report-{kind}")]
         print(f"torouter {' '.join(command)}", file=sys.stderr, flush=True)
-        found[f"evaluate, {kind}"] = ran(command, log=work / f"evaluate-{kind}.log")
-    return found
+        figures[f"evaluate, {kind}"] = run_torouter(command, log=work / f"evaluate-{kind}.log")
+    return figures
 
 
-def loaded(directory: Path) -> dict[str, Any]:
-    """Seconds and memory of loading a checkpoint in a process of its own."""
+def load_checkpoint(directory: Path) -> dict[str, Any]:
+    """Time and memory of loading a checkpoint, in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", _LOAD, str(directory)],
         cwd=ROOT,

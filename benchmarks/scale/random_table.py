@@ -1,4 +1,4 @@
-"""Outcome tables of any size, drawn at random: texts that look like questions, experts that are good at some tasks."""
+"""Makes random outcome tables of any size: texts that look like questions, experts that are good at some tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TASKS = {
     "translation": ("german", "french", "sentence", "verb", "idiom", "noun", "phrase", "tense", "word", "dialect"),
     "writing": ("poem", "letter", "story", "tone", "summary", "headline", "essay", "email", "speech", "review"),
 }
-"""By data set, the words that tell its queries from others."""
+"""By data set, the words that distinguish its queries from others."""
 OPENINGS = ("What is", "Explain", "Please describe", "How can I find", "Write about", "Give an example of", "Why does")
 FILLERS = ("the", "a", "of", "with", "and", "for", "in", "that", "given", "where", "between", "each", "most", "usual")
 _CHUNK = 10_000  # queries
@@ -45,7 +45,7 @@ def texts(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
 def chunks(queries: int, experts: int, *, seed: int = 0) -> Iterator[pa.Table]:
     """The rows of an outcome table, all experts of some queries at a time.
 
-    An expert's chance to be right has a part of its own, and one for each data set; its answers have its usual length.
+    An expert's chance to be right depends on the expert and on the data set, the length of its answers on the expert.
     """
     rng = np.random.default_rng(seed)
     names = np.array([f"expert-{number:03}" for number in range(experts)])
@@ -79,15 +79,15 @@ def chunks(queries: int, experts: int, *, seed: int = 0) -> Iterator[pa.Table]:
 
 
 def write(path: Path, queries: int, experts: int, *, seed: int = 0) -> Path:
-    """Write such a table, chunk by chunk, so that its size does not matter; one that is there already is kept."""
+    """Write such a table chunk by chunk, so that any size fits into memory; an existing file is kept."""
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".part")
+    partial = path.with_suffix(".part")
     writer = None
     for chunk in chunks(queries, experts, seed=seed):
-        writer = writer or parquet.ParquetWriter(fresh, chunk.schema, compression="zstd")
+        writer = writer or parquet.ParquetWriter(partial, chunk.schema, compression="zstd")
         writer.write_table(chunk)
     if writer is not None:
         writer.close()
-    return fresh.rename(path)
+    return partial.rename(path)

@@ -1,4 +1,4 @@
-"""What a KNNRouter's search costs among a given number of remembered queries: a process of its own for each number.
+"""Measures a KNNRouter's search among a given number of remembered queries, in a process of its own.
 
 Its last line is JSON: seconds to build, save, load and search, recall, bytes on disk, and the peak of its memory.
 """
@@ -23,52 +23,55 @@ _BLOCK = 50_000
 
 
 def vectors(count: int, *, seed: int) -> NDArray[np.float32]:
-    """Unit vectors of shape (count, `WIDTH`) in clusters, most of whose spread lies in few directions, as is the way
-    of sentence embeddings: uniform ones have no neighbours worth the name.
+    """Unit vectors of shape (count, `WIDTH`), in clusters whose spread is mostly in a few directions.
+
+    Sentence embeddings are like that; uniformly random vectors have no near neighbours.
     """
     topics = np.random.default_rng(0).normal(size=(TOPICS, WIDTH)).astype(np.float32)
     spread = (np.arange(1, WIDTH + 1) ** -0.5).astype(np.float32)
     topics /= np.linalg.norm(topics, axis=1, keepdims=True)
-    rng, found = np.random.default_rng(seed), np.empty((count, WIDTH), dtype=np.float32)
+    rng, unit_vectors = np.random.default_rng(seed), np.empty((count, WIDTH), dtype=np.float32)
     for start in range(0, count, _BLOCK):
-        part = found[start : start + _BLOCK]
+        part = unit_vectors[start : start + _BLOCK]
         part[:] = topics[rng.integers(0, TOPICS, len(part))]
         part += spread * rng.standard_normal((len(part), WIDTH), dtype=np.float32) * np.float32(0.5)
         part /= np.linalg.norm(part, axis=1, keepdims=True)
-    return found
+    return unit_vectors
 
 
-def measured(count: int, neighbours: int, queries: int) -> dict[str, float]:
+def measure(count: int, neighbours: int, queries: int) -> dict[str, float]:
     """Figures of a search among `count` vectors."""
-    remembered, asked = vectors(count, seed=1), vectors(queries, seed=2)
+    remembered, searched = vectors(count, seed=1), vectors(queries, seed=2)
     neighbours = min(neighbours, count)
-    found: dict[str, float] = {"vectors": count, "megabytes_of_vectors": remembered.nbytes / 1e6}
+    figures: dict[str, float] = {"vectors": count, "megabytes_of_vectors": remembered.nbytes / 1e6}
     began = time.perf_counter()
     search = Search.over(remembered)
-    found["build_seconds"] = time.perf_counter() - began
+    figures["build_seconds"] = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         began = time.perf_counter()
         search.save(directory, 0)
-        found["save_seconds"] = time.perf_counter() - began
-        found["index_megabytes"] = sum(file.stat().st_size for file in directory.iterdir()) / 1e6
+        figures["save_seconds"] = time.perf_counter() - began
+        figures["index_megabytes"] = sum(file.stat().st_size for file in directory.iterdir()) / 1e6
         began = time.perf_counter()
         loaded = Search.load(directory, 0, remembered)
-        found["load_seconds"] = time.perf_counter() - began
+        figures["load_seconds"] = time.perf_counter() - began
         for name, one in (("built", search), ("loaded", loaded)):
-            left = iter(asked)
-            taken = median_seconds(lambda one=one, left=left: one.nearest(next(left)[None], neighbours), queries)
-            found[f"{name}_milliseconds"] = 1000 * taken
-        near, _ = loaded.nearest(asked, neighbours)
-    exact, _ = Search(remembered).nearest(asked, neighbours)
-    found["recall"] = float(np.mean([len(set(a) & set(b)) for a, b in zip(near, exact, strict=True)]) / neighbours)
-    left = iter(asked[:10])
-    found["exact_milliseconds"] = 1000 * median_seconds(
-        lambda: Search(remembered).nearest(next(left)[None], neighbours), 10
+            remaining = iter(searched)
+            taken = median_seconds(
+                lambda one=one, remaining=remaining: one.nearest(next(remaining)[None], neighbours), queries
+            )
+            figures[f"{name}_milliseconds"] = 1000 * taken
+        near, _ = loaded.nearest(searched, neighbours)
+    exact, _ = Search(remembered).nearest(searched, neighbours)
+    figures["recall"] = float(np.mean([len(set(a) & set(b)) for a, b in zip(near, exact, strict=True)]) / neighbours)
+    remaining = iter(searched[:10])
+    figures["exact_milliseconds"] = 1000 * median_seconds(
+        lambda: Search(remembered).nearest(next(remaining)[None], neighbours), 10
     )
-    found["graph"] = float(count >= LARGE and found["index_megabytes"] > 0)
-    found["peak_gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return found
+    figures["graph"] = float(count >= LARGE and figures["index_megabytes"] > 0)
+    figures["peak_gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return figures
 
 
 def main() -> None:
@@ -78,7 +81,7 @@ def main() -> None:
     parser.add_argument("--neighbours", type=int, default=100)
     parser.add_argument("--queries", type=int, default=200)
     arguments = parser.parse_args()
-    print(json.dumps(measured(arguments.count, arguments.neighbours, arguments.queries)))
+    print(json.dumps(measure(arguments.count, arguments.neighbours, arguments.queries)))
 
 
 if __name__ == "__main__":

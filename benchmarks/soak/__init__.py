@@ -1,1 +1,1 @@
-"""Thousands of calls over experts that crash, stall and return."""
+"""Makes thousands of calls while experts crash, stall and recover."""

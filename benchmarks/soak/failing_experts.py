@@ -1,6 +1,6 @@
-"""Three experts in a process of their own that crash, stall, overload and come back, while one of them is always well.
+"""Serves three experts that crash, stall, overload and recover, while at least one of them is always healthy.
 
-Started by `benchmarks.soak`. It prints one line of JSON with the experts' urls, begins its weather when it reads a
+Started by `benchmarks.soak`. It prints one line of JSON with the experts' urls, starts the outages when it reads a
 line, and ends when its standard input does.
 """
 
@@ -28,38 +28,38 @@ FAULTS: dict[str, Reply] = {
     "cut": Fault.cut(5),
     "cut without a sign": Fault.cut(5, clean=True),
 }
-SPELL = (0.2, 1.0)
-"""Seconds after which the experts that may be ill change."""
+STATE_SECONDS = (0.2, 1.0)
+"""Shortest and longest time between two changes of the experts that may fail."""
 OVERLAP = 2 * ATTEMPT_SECONDS
-"""Seconds that the next expert to stay well is well beside the one before: so long a call may take to come to it."""
+"""Seconds for which the next healthy expert and the last one are both healthy: a call may need so long to reach it."""
 
 
-class Weather(threading.Thread):
-    """Lets one expert be well, then another one, for a while both; the others' state is drawn anew all the time."""
+class Outages(threading.Thread):
+    """Keeps one expert healthy, then another one, with an overlap; the others change between random states."""
 
     def __init__(self, servers: list[ScriptedTGI], seed: int) -> None:
-        super().__init__(name="weather", daemon=True)
+        super().__init__(name="outages", daemon=True)
         self._servers = servers
         self._random = Random(seed)
         self._down: set[ScriptedTGI] = set()
         self.over = threading.Event()
 
     def run(self) -> None:
-        well = self._servers[0]
+        healthy = self._servers[0]
         while not self.over.is_set():
-            self._spells({well}, self._random.uniform(*SPELL) * 4)
-            following = self._random.choice([server for server in self._servers if server is not well])
-            self._change(following, "well")
-            self._spells({well, following}, OVERLAP)
-            well = following
+            self._fail_all_but({healthy}, self._random.uniform(*STATE_SECONDS) * 4)
+            following = self._random.choice([server for server in self._servers if server is not healthy])
+            self._change(following, "healthy")
+            self._fail_all_but({healthy, following}, OVERLAP)
+            healthy = following
 
-    def _spells(self, well: set[ScriptedTGI], seconds: float) -> None:
+    def _fail_all_but(self, healthy: set[ScriptedTGI], seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.over.is_set():
             for server in self._servers:
-                if server not in well:
-                    self._change(server, self._random.choice(["well", "crash", *FAULTS]))
-            self.over.wait(self._random.uniform(*SPELL))
+                if server not in healthy:
+                    self._change(server, self._random.choice(["healthy", "crash", *FAULTS]))
+            self.over.wait(self._random.uniform(*STATE_SECONDS))
 
     def _change(self, server: ScriptedTGI, state: str) -> None:
         if server in self._down and state != "crash":
@@ -71,7 +71,7 @@ class Weather(threading.Thread):
         server.always(FAULTS.get(state))
 
 
-def _saying(tokens: tuple[str, ...]) -> Callable[[object], Text]:
+def _always_answering(tokens: tuple[str, ...]) -> Callable[[object], Text]:
     return lambda _: Text(pieces=tokens)
 
 
@@ -79,14 +79,14 @@ def main() -> None:
     """Serve until standard input ends."""
     servers = [ScriptedTGI(model_id=f"test/{name}").start() for name in ANSWERS]
     for server, tokens in zip(servers, ANSWERS.values(), strict=True):
-        server.answer = _saying(tokens)
+        server.answer = _always_answering(tokens)
     print(json.dumps({name: server.url for name, server in zip(ANSWERS, servers, strict=True)}), flush=True)
-    weather = Weather(servers, int(sys.argv[1]))
+    outages = Outages(servers, int(sys.argv[1]))
     if sys.stdin.readline():
-        weather.start()
+        outages.start()
         sys.stdin.read()
-        weather.over.set()
-        weather.join()
+        outages.over.set()
+        outages.join()
     for server in servers:
         server.stop()
 

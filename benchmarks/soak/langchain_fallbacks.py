@@ -1,4 +1,4 @@
-"""The soak's contender LangChain: ChatOpenAI for each expert, and `with_fallbacks` to the others."""
+"""Contender of `benchmarks.soak`: LangChain's ChatOpenAI for each expert, with `with_fallbacks` to the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.soak.soak_load import ATTEMPT_SECONDS, RANKINGS
 
 
 class Routed:
-    """Has one chain for each ranking, without ChatOpenAI's own retries, which would delay the fallback."""
+    """One chain per ranking, without ChatOpenAI's own retries, which would delay the fallback."""
 
     def __init__(self, urls: dict[str, str]) -> None:
         models = {

@@ -1,4 +1,4 @@
-"""The soak's contender LiteLLM: its Router, each expert a model of its own with the others as fallbacks."""
+"""Contender of `benchmarks.soak`: LiteLLM's Router, each expert a model with the others as fallbacks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or the import asks the network
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else the import downloads a file
 
 from litellm import Router  # type: ignore[import-not-found]  # in an environment of its own
 
@@ -14,7 +14,7 @@ from benchmarks.soak.soak_load import ATTEMPT_SECONDS, RANKINGS
 
 
 class Routed:
-    """Has no retries of the same expert, which would delay the fallback."""
+    """The router, without retries of the same expert, which would delay the fallback."""
 
     def __init__(self, urls: dict[str, str]) -> None:
         self._router: Any = Router(

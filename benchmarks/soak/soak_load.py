@@ -1,7 +1,7 @@
-"""Keeps many calls going through one contender, looks at every answer, and prints what came of them as a line of JSON.
+"""Makes many concurrent calls through one contender, checks every answer, and prints the counts as a line of JSON.
 
-Started by `benchmarks.soak` under the contender's own interpreter, so it imports nothing but the standard library and
-that contender.
+Started by `benchmarks.soak` under the contender's own interpreter, so it imports only the standard library and that
+contender.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 ATTEMPT_SECONDS = 5.0
-"""How long each contender lets an expert be silent."""
+"""How long each contender waits for a silent expert."""
 ANSWERS = {name: tuple(f"{' ' * (i > 0)}{name}{i}" for i in range(20)) for name in ("code", "facts", "math")}
 """Each expert's answer, token by token."""
 WHOLE = {"".join(tokens) for tokens in ANSWERS.values()}
@@ -38,14 +38,14 @@ class Contender(Protocol):
 
 @dataclass
 class Tally:
-    """What became of the calls of one phase."""
+    """How the calls of one phase ended."""
 
     counts: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
 
     def percentile(self, share: float) -> float:
-        """Milliseconds to the end of an answered call."""
+        """Percentile of an answered call's milliseconds."""
         ordered = sorted(self.seconds)
         return round(1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1) if ordered else 0.0
 
@@ -74,7 +74,7 @@ async def one_call(contender: Contender, number: int, tally: Tally) -> None:
 
 
 async def many_calls(contender: Contender, calls: int, at_once: int, until: float) -> Tally:
-    """Make so many calls, or those that can be begun before the clock says `until`."""
+    """Make `calls` calls, or those that can be started before `until` on the monotonic clock."""
     tally, numbers = Tally(), iter(range(calls))
 
     async def worker() -> None:
@@ -94,7 +94,7 @@ def resident_mib() -> float:
 
 
 async def main(module: str, urls: dict[str, str], calls: int, at_once: int, seconds: float) -> dict[str, object]:
-    """Warm up in calm weather, let it break, and measure."""
+    """Warm up and measure with healthy experts (calm), then measure during outages (storm)."""
     contender: Contender = importlib.import_module(module).Routed(urls)
     await many_calls(contender, 2 * at_once, at_once, time.monotonic() + seconds)
     calm = await many_calls(contender, max(calls // 10, 2 * at_once), at_once, time.monotonic() + seconds)

@@ -1,10 +1,11 @@
-"""Thousands of calls over three experts that crash, stall, overload and come back: what is lost, ours and the peers'.
+"""Counts the calls that are lost while three experts crash, stall, overload and recover: torouter and its peers.
 
     python -m benchmarks.soak                 # torouter, 10,000 calls
     python -m benchmarks.soak --peers         # and LangChain's with_fallbacks, LiteLLM's Router, side by side
 
-The experts are scripted servers on 127.0.0.1 in one process, each contender is another one, so that memory is its own.
-All get the same calls and weather from the same seed; what the weather meets depends on time, so figures vary.
+The experts are scripted servers on 127.0.0.1 in one process; each contender is a process of its own, so that memory is
+its own. All get the same calls and the same outages from one seed; which calls an outage hits depends on timing, so the
+figures vary.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import sys
 import tempfile
 from typing import Any, cast
 
-from benchmarks.harness.contenders import Contender, process, told
+from benchmarks.harness.contenders import Contender, child_process, read_json_line
 
 COLUMNS: tuple[str, ...] = ("contender", "calls", "failed", "broken off", "truncated", "mixed", "p50 calm/storm")
 COLUMNS += ("p99 calm/storm", "p99 added", "RSS start/end", "seconds")
-
+"""Calm: before the outages. Storm: during them."""
 
 OURS = Contender("torouter", "benchmarks.soak.torouter_model")
 PEERS = (
@@ -33,15 +34,17 @@ def soak(contender: Contender, *, calls: int, concurrency: int, seed: int, secon
     python, limit = contender.interpreter(), 3 * seconds + 60
     with (
         tempfile.TemporaryFile("w+") as log,
-        process(sys.executable, "-m", "benchmarks.soak.failing_experts", str(seed), log=log, limit=limit) as experts,
+        child_process(
+            sys.executable, "-m", "benchmarks.soak.failing_experts", str(seed), log=log, limit=limit
+        ) as experts,
     ):
-        urls = told(experts, log)
+        urls = read_json_line(experts, log)
         arguments = (contender.module, json.dumps(urls), str(calls), str(concurrency), str(seconds))
-        with process(python, "-m", "benchmarks.soak.soak_load", *arguments, log=log, limit=limit) as load:
-            told(load, log)
+        with child_process(python, "-m", "benchmarks.soak.soak_load", *arguments, log=log, limit=limit) as load:
+            read_json_line(load, log)
             for child in (experts, load):
                 cast("Any", child.stdin).write("storm\n")
-            return told(load, log)
+            return read_json_line(load, log)
 
 
 def row(name: str, result: dict[str, Any]) -> tuple[str, ...]:
@@ -61,8 +64,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=10_000, help="calls of each contender, every other one streamed")
     parser.add_argument("--concurrency", type=int, default=64, help="calls at the same time")
     parser.add_argument("--peers", action="store_true", help="measure the peers too, in environments of their own")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the weather")
-    parser.add_argument("--seconds", type=float, default=900, help="no call is begun after so many seconds")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the outages")
+    parser.add_argument("--seconds", type=float, default=900, help="no call is started after this many seconds")
     options = parser.parse_args()
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for contender in (OURS, *(PEERS if options.peers else ())):

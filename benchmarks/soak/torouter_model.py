@@ -1,4 +1,4 @@
-"""The soak's contender torouter: one RoutedChatModel, whose router reads the first expert's name in the query."""
+"""Contender of `benchmarks.soak`: torouter's RoutedChatModel; its router reads the first expert's name in the query."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torouter.endpoints import Timeouts
 
 
 class Routed:
-    """Lets the query name the first of the ranking; the others follow in their own order."""
+    """The query names the first expert of the ranking; the others follow in their own order."""
 
     def __init__(self, urls: dict[str, str]) -> None:
         self._model = RoutedChatModel(
             router=WordRouter.named({name: 0.5 - place / 10 for place, name in enumerate(ANSWERS)}),
             experts=urls,
-            # A call without a stream may be silent for a share of the deadline.
+            # For a call without a stream the limit is the share of the deadline.
             settings=DispatchSettings(deadline=5 * ATTEMPT_SECONDS, attempt_share=0.2),
             timeouts=Timeouts(connect=ATTEMPT_SECONDS, first_byte=ATTEMPT_SECONDS, idle=ATTEMPT_SECONDS),
             max_tokens=64,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
-from tests.support.adapter_calls import Framework, Told, aask, ask, model_of
+from tests.support.adapter_calls import Framework, Received, aask, ask, model_of
 from tests.support.llamaindex_world import listening
 from tests.support.scripted_tgi import Fault, ScriptedTGI, Text
 from tests.support.scripted_tgi.replies import JSON, Mishap, Reply
@@ -176,13 +176,13 @@ class Case:
             timeouts=Timeouts(idle=1 if silent else 30),
         )
 
-    def ask(self, *, streamed: bool) -> Told:
+    def ask(self, *, streamed: bool) -> Received:
         return ask(self.model, PROMPT, streamed=streamed, callbacks=[self.runs])
 
-    async def aask(self, *, streamed: bool) -> Told:
+    async def aask(self, *, streamed: bool) -> Received:
         return await aask(self.model, PROMPT, streamed=streamed, callbacks=[self.runs])
 
-    def shown(self, *told: Told) -> str:
+    def shown(self, *told: Received) -> str:
         """Everything that a log, a trace or a debugger could get hold of."""
         texts = [repr(self.model), str(self.model), repr(self.model._routed.dispatcher.snapshot())]
         texts += [repr(run.model_dump()) for run in self.runs.traced_runs]
@@ -235,7 +235,7 @@ def test_a_fault_ends_as_the_failure_table_says_and_leaves_nothing(
     assert not any(text in caplog.text for text in TEXT.values())
 
 
-async def _asked(case: Case, *, streamed: bool) -> tuple[Told, Told]:
+async def _asked(case: Case, *, streamed: bool) -> tuple[Received, Received]:
     told, after = await case.aask(streamed=streamed), await case.aask(streamed=streamed)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     await asyncio.to_thread(_check_connections, case.world, asyncio.get_running_loop())
@@ -250,7 +250,7 @@ def _check_connections(world: World, loop: asyncio.AbstractEventLoop) -> None:
     assert not session.connector._acquired  # aiohttp has no public word for it
 
 
-def _check(told: Told, outcome: Outcome) -> None:
+def _check(told: Received, outcome: Outcome) -> None:
     error = told.error
     if isinstance(outcome, Whole | Next):
         assert error is None, traceback.format_exception(error)
@@ -269,7 +269,7 @@ def _check(told: Told, outcome: Outcome) -> None:
         assert outcome.tokens is None or told.text == "".join(TOKENS["first"][: outcome.tokens])
 
 
-def _check_next_call(world: World, after: Told, outcome: Outcome) -> None:
+def _check_next_call(world: World, after: Received, outcome: Outcome) -> None:
     """The failed expert is left alone; one that is well is not."""
     cools = isinstance(outcome, Next | Broken) and outcome.error is not ContextLengthError
     assert after.error is None

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.adapter_calls import Framework, Told, aask, model_of
+from tests.support.adapter_calls import Framework, Received, aask, model_of
 from tests.support.scripted_tgi import Fault, ScriptedTGI, Text
 from tests.support.scripted_tgi.replies import Mishap, Reply
 from tests.support.word_router import WordRouter
@@ -86,7 +86,7 @@ def test_no_call_fails_while_one_expert_is_healthy_and_answers_are_never_mixed(
     asyncio.run(main())
 
 
-def _check(told: Told, healthy: str, ill: dict[str, Reply | None], *, streamed: bool) -> None:
+def _check(told: Received, healthy: str, ill: dict[str, Reply | None], *, streamed: bool) -> None:
     if told.error is None:
         assert told.text == "".join(TOKENS[healthy])
         assert told.routing is not None

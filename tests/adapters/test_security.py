@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.chat_requests import ASK, answer, both_ways
+from tests.support.chat_requests import ASK, answer_text, whole_and_streamed
 from tests.support.scripted_tgi import Fault, ScriptedTGI
 from torouter import AutoRouter
 from torouter.endpoints import TGIClient
@@ -53,7 +53,7 @@ o9GlWyertg1xfJ2UDRuLDa/ltPDD
 # Whom we talk to
 
 
-@both_ways
+@whole_and_streamed
 async def test_a_server_whose_certificate_nobody_vouches_for_gets_neither_prompt_nor_token(
     tmp_path: Path, stream: bool
 ) -> None:
@@ -72,7 +72,7 @@ async def test_a_server_whose_certificate_nobody_vouches_for_gets_neither_prompt
         url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         client = TGIClient(Expert(name="code", url=url, api_key=CANARY))
         with pytest.raises(ExpertConnectionError, match="certificate") as caught:
-            await answer(client, stream=stream)
+            await answer_text(client, stream=stream)
     assert CANARY not in str(caught.value)
     assert not any(read)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.contenders import process, told
+from benchmarks.harness.contenders import child_process, read_json_line
 from benchmarks.overhead import call_times as overhead
 from benchmarks.overhead.call_load import check, query
 from benchmarks.overhead.instant_server import TEXT, TOKENS, USAGE
@@ -26,9 +26,9 @@ def client() -> Iterator[TGIClient]:
     """Asks the benchmark's server, which runs in a process of its own."""
     with (
         tempfile.TemporaryFile("w+") as log,
-        process(sys.executable, "-m", "benchmarks.overhead.instant_server", log=log, limit=60) as server,
+        child_process(sys.executable, "-m", "benchmarks.overhead.instant_server", log=log, limit=60) as server,
     ):
-        yield TGIClient(Expert(name="loopback", url=told(server, log)["url"]))
+        yield TGIClient(Expert(name="loopback", url=read_json_line(server, log)["url"]))
 
 
 async def test_the_server_answers_as_tgi_does(client: TGIClient) -> None:

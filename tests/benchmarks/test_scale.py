@@ -55,11 +55,13 @@ def test_routers_are_trained_and_judged_on_a_table_of_any_size(tiny_embedding: P
 
 
 def test_a_command_that_takes_too_long_is_ended_and_one_that_fails_is_told_of(tmp_path: Path) -> None:
-    failed = scale_rows.ran(["train", "no-such-table.parquet", "--out", "nowhere"], log=tmp_path / "log")
+    failed = scale_rows.run_torouter(["train", "no-such-table.parquet", "--out", "nowhere"], log=tmp_path / "log")
     assert failed["ended"] == "failed"
     assert "no-such-table" in (tmp_path / "log").read_text(encoding="utf-8")
     table = tiny.table(60).write(tmp_path / "t.parquet")
-    ended = scale_rows.ran(["train", str(table), "--out", str(tmp_path / "r")], log=tmp_path / "log", seconds=0.2)
+    ended = scale_rows.run_torouter(
+        ["train", str(table), "--out", str(tmp_path / "r")], log=tmp_path / "log", seconds=0.2
+    )
     assert ended["ended"] == "ended early"
 
 

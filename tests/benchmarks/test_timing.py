@@ -56,7 +56,7 @@ def test_a_router_that_would_cut_the_queries_is_not_timed(routers: Path, tiny_en
 def test_a_target_is_met_or_missed_where_both_its_contenders_were_measured() -> None:
     case = decision.case(decision.TARGET_TOKENS, 1)
     figures = {case: {decision.BASE: [2.0, 2.0], decision.TORCH: [10.0, 10.0], decision.SELECTOR: [10.0, 10.0]}}
-    met = {target["ratio"]: target["met"] for target in decision.reached(figures)}
+    met = {target["ratio"]: target["met"] for target in decision.target_results(figures)}
     assert met == {
         f"{decision.BASE} / {decision.TORCH}": True,
         f"{decision.BASE} / {decision.SELECTOR}": False,

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.support.chat_requests import ASK, TOOL, TOOLS, answer, both_ways, client_of, collected
+from tests.support.chat_requests import ASK, TOOL, TOOLS, answer_text, client_of, collect_chunks, whole_and_streamed
 from tests.support.scripted_tgi import Fault, Raw, ScriptedTGI, Text, ToolUse
 from torouter import errors
 from torouter.chat import ChatRequest
@@ -43,12 +43,12 @@ FAULTS = [
 ]
 
 
-@both_ways
+@whole_and_streamed
 @pytest.mark.parametrize(("fault", "kind"), FAULTS, ids=lambda value: value if isinstance(value, str) else "")
 async def test_every_failure_has_its_type(tgi, fault, kind, stream):
     tgi.script(fault)
     with pytest.raises(errors.ExpertError) as caught:
-        await answer(client_of(tgi, api_key=CANARY), stream=stream)
+        await answer_text(client_of(tgi, api_key=CANARY), stream=stream)
     error = caught.value
     assert type(error) is getattr(errors, kind)
     assert (error.expert, error.partial_text) == ("code", "")
@@ -89,30 +89,30 @@ async def _into(chunks, stream):
 async def test_a_tool_call_without_done_is_truncated(tgi):
     tgi.script(Fault.no_done(ToolUse("f", {"x": "y"})))
     with pytest.raises(errors.TruncatedReplyError):
-        await collected(client_of(tgi).chat_stream(TOOLS))
+        await collect_chunks(client_of(tgi).chat_stream(TOOLS))
 
 
-@both_ways
+@whole_and_streamed
 @pytest.mark.parametrize("version", ["3.1", "3.3"])
 async def test_a_tool_call_that_max_tokens_cuts_is_an_error(stream, version):
     with ScriptedTGI(version=version) as server:
         server.script(ToolUse("f", {"x": "a b c d e f g"}))
         request = ChatRequest(TOOLS.messages, {"max_tokens": 6}, tools=(TOOL,), tool_choice="any")
         with pytest.raises(errors.TruncatedReplyError, match="max_tokens"):
-            await answer(client_of(server), request, stream=stream)
+            await answer_text(client_of(server), request, stream=stream)
 
 
 async def test_a_tool_call_that_is_cut_before_its_name_is_an_error(tgi):
     tgi.script(ToolUse("f", {"x": "a"}))
     request = ChatRequest(TOOLS.messages, {"max_tokens": 2}, tools=(TOOL,), tool_choice="any")
     with pytest.raises(errors.ExpertProtocolError, match="empty"):
-        await collected(client_of(tgi).chat_stream(request))
+        await collect_chunks(client_of(tgi).chat_stream(request))
 
 
 async def test_an_event_without_end_is_refused(tgi):
     tgi.script(Fault.oversized_event())
     with pytest.raises(errors.ExpertProtocolError, match="event of more than"):
-        await collected(client_of(tgi).chat_stream(ASK))
+        await collect_chunks(client_of(tgi).chat_stream(ASK))
     await tgi.until(lambda: tgi.in_flight == 0)
 
 
@@ -123,22 +123,22 @@ async def test_a_body_that_unpacks_beyond_the_cap_is_refused(tgi):
         await client_of(tgi).chat(ASK)
 
 
-@both_ways
+@whole_and_streamed
 async def test_a_server_that_is_not_there(tgi, stream):
     client = client_of(tgi)
     tgi.stop()
     with pytest.raises(errors.ExpertConnectionError, match=tgi.url):
-        await answer(client, stream=stream)
+        await answer_text(client, stream=stream)
 
 
-@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9\r\n\r\n", b"HTTP/1.1 200 OK\r\nBad Header\r\n\r\n"])
-async def test_a_server_that_speaks_no_http(said):
-    async def say(reader, writer):
+@pytest.mark.parametrize("raw_answer", [b"SSH-2.0-OpenSSH_9\r\n\r\n", b"HTTP/1.1 200 OK\r\nBad Header\r\n\r\n"])
+async def test_a_server_that_does_not_speak_http(raw_answer):
+    async def serve(reader, writer):
         await reader.readuntil(b"}")
-        writer.write(said)
+        writer.write(raw_answer)
         writer.close()
 
-    server = await asyncio.start_server(say, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         with pytest.raises(errors.ExpertProtocolError) as caught:
@@ -157,13 +157,13 @@ def test_a_limit_has_to_be_a_positive_number(name, value):
         Timeouts(**{name: value})
 
 
-@both_ways
+@whole_and_streamed
 async def test_the_deadline_is_of_the_whole_call(tgi, stream):
     tgi.always(Fault.slow_start())
     with pytest.raises(errors.ExpertTimeoutError, match=r"within 0\.05 s"):
-        await answer(client_of(tgi), stream=stream, deadline=0.05)
+        await answer_text(client_of(tgi), stream=stream, deadline=0.05)
     with pytest.raises(errors.ExpertTimeoutError, match=r"within 0\.06 s"):
-        await answer(client_of(tgi, timeouts=Timeouts(total=0.06)), stream=stream, deadline=100)
+        await answer_text(client_of(tgi, timeouts=Timeouts(total=0.06)), stream=stream, deadline=100)
     await tgi.until(lambda: tgi.in_flight == 0)
 
 
@@ -177,7 +177,7 @@ async def test_a_spent_deadline_fails_at_once(tgi):
 async def test_a_stream_without_a_first_event_is_given_up(tgi, fault):
     tgi.script(fault)
     with pytest.raises(errors.ExpertTimeoutError, match="no event") as caught:
-        await collected(client_of(tgi, timeouts=Timeouts(first_byte=0.05)).chat_stream(ASK))
+        await collect_chunks(client_of(tgi, timeouts=Timeouts(first_byte=0.05)).chat_stream(ASK))
     assert caught.value.partial_text == ""
     await tgi.until(lambda: tgi.in_flight == 0)
 
@@ -185,7 +185,7 @@ async def test_a_stream_without_a_first_event_is_given_up(tgi, fault):
 async def test_keep_alive_comments_are_no_first_event(tgi):
     tgi.script(Raw(200, EVENTS, b":\n\n", repeat=10**7))
     with pytest.raises(errors.ExpertTimeoutError, match="no event"):
-        await collected(client_of(tgi, timeouts=Timeouts(first_byte=0.1)).chat_stream(ASK))
+        await collect_chunks(client_of(tgi, timeouts=Timeouts(first_byte=0.1)).chat_stream(ASK))
 
 
 async def test_a_call_has_no_first_byte_to_wait_for(tgi):
@@ -199,7 +199,7 @@ async def test_a_call_has_no_first_byte_to_wait_for(tgi):
 async def test_a_stream_that_falls_silent_is_given_up_with_its_text(tgi):
     tgi.script(Fault.stall(2, SAYS))
     with pytest.raises(errors.ExpertTimeoutError, match="silent") as caught:
-        await collected(client_of(tgi, timeouts=Timeouts(idle=0.05)).chat_stream(ASK))
+        await collect_chunks(client_of(tgi, timeouts=Timeouts(idle=0.05)).chat_stream(ASK))
     assert caught.value.partial_text == "one two"
     await tgi.until(lambda: tgi.in_flight == 0)
 

@@ -1,4 +1,4 @@
-"""What a refusal means, by its status or by its text, and what of it may be shown."""
+"""How a refusal is classified, by its status or by its text, and what of it a message may show."""
 
 import json
 
@@ -76,7 +76,7 @@ def test_a_refusal_by_its_status(status, text, kind):
     assert str(status) in str(error)
 
 
-def test_what_tgi_says_stands_in_the_message():
+def test_tgis_own_text_is_in_the_message():
     error = error_from_response("code", 422, tgi_error(LONG).encode(), {})
     assert "must be <= 4096" in str(error)
     assert error.error_type == "validation"

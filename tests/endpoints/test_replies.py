@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.chat_requests import ASK, OPENAI, TGI, TOOL, TOOLS, ask
+from tests.support.chat_requests import ASK, OPENAI, TGI, TOOL, TOOLS, chat_request
 from torouter import errors
 from torouter.chat import ToolCallDelta, Usage
-from torouter.endpoints.reply import ChatStream, chat_reply
+from torouter.endpoints.reply import ChatStream, parse_chat_reply
 from torouter.endpoints.stop_sequences import cut_at
 from torouter.errors import ExpertProtocolError, TruncatedReplyError
 
@@ -25,7 +25,7 @@ def answer(message, finish="stop", **more):
 
 
 @pytest.mark.parametrize(
-    ("told", "finish"),
+    ("reason", "finish"),
     [
         ("stop", "stop"),
         ("eos_token", "stop"),
@@ -36,22 +36,22 @@ def answer(message, finish="stop", **more):
         (None, "stop"),
     ],
 )
-def test_a_text_answer(told, finish):
-    reply = chat_reply(TGI, ASK, answer({"content": "Hello"}, told))
+def test_a_text_answer(reason, finish):
+    reply = parse_chat_reply(TGI, ASK, answer({"content": "Hello"}, reason))
     assert (reply.text, reply.finish_reason, reply.usage, reply.model) == ("Hello", finish, Usage(3, 4), "m")
 
 
-def test_the_answer_is_cut_at_every_stop_text():
-    reply = chat_reply(TGI, ask(stop=list("VWXYZ")), answer({"content": "one Z two V"}, "length"))
+def test_the_answer_is_cut_at_every_stop_sequence():
+    reply = parse_chat_reply(TGI, chat_request(stop=list("VWXYZ")), answer({"content": "one Z two V"}, "length"))
     assert (reply.text, reply.finish_reason) == ("one ", "stop")
     expert = replace(TGI, parameters={"stop": "\n"})
-    assert chat_reply(expert, ASK, answer({"content": "one\ntwo"})).text == "one"
+    assert parse_chat_reply(expert, ASK, answer({"content": "one\ntwo"})).text == "one"
 
 
 @pytest.mark.parametrize("arguments", ['{"x": 1}', {"x": 1}], ids=["text", "object"])
 def test_a_tool_call_with_arguments_as_text_or_object(arguments):
     call = {"id": "0", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    replies = [chat_reply(TGI, TOOLS, answer({"tool_calls": [call]})) for _ in range(2)]
+    replies = [parse_chat_reply(TGI, TOOLS, answer({"tool_calls": [call]})) for _ in range(2)]
     (one,), (other,) = (reply.tool_calls for reply in replies)
     assert (one.name, json.loads(one.arguments), replies[0].finish_reason) == ("f", {"x": 1}, "tool_calls")
     assert one.id != other.id
@@ -61,7 +61,9 @@ def test_a_tool_call_with_arguments_as_text_or_object(arguments):
 
 def test_arguments_that_are_left_out_are_an_empty_object():
     for arguments in ("", None):
-        reply = chat_reply(OPENAI, TOOLS, answer({"tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}))
+        reply = parse_chat_reply(
+            OPENAI, TOOLS, answer({"tool_calls": [{"function": {"name": "f", "arguments": arguments}}]})
+        )
         assert reply.tool_calls[0].arguments == "{}"
 
 
@@ -69,28 +71,31 @@ def test_arguments_that_are_left_out_are_an_empty_object():
 def test_a_cut_tool_call_is_an_error(arguments):
     call = {"function": {"name": "f", "arguments": arguments}}
     with pytest.raises(TruncatedReplyError, match="max_tokens"):
-        chat_reply(OPENAI, TOOLS, answer({"tool_calls": [call]}, "length"))
+        parse_chat_reply(OPENAI, TOOLS, answer({"tool_calls": [call]}, "length"))
 
 
-def test_tgis_own_tool_for_none_of_them_is_a_text():
+def test_tgis_own_tool_for_none_of_the_tools_is_a_text():
     call = {"function": {"name": "no_tool", "arguments": {"content": "Sunny."}}}
-    reply = chat_reply(TGI, TOOLS, answer({"tool_calls": [call]}))
+    reply = parse_chat_reply(TGI, TOOLS, answer({"tool_calls": [call]}))
     assert (reply.text, reply.tool_calls, reply.finish_reason) == ("Sunny.", (), "stop")
     own = {**TOOL, "function": {**TOOL["function"], "name": "no_tool"}}
-    assert chat_reply(TGI, replace(TOOLS, tools=(own,)), answer({"tool_calls": [call]})).tool_calls[0].name == "no_tool"
+    assert (
+        parse_chat_reply(TGI, replace(TOOLS, tools=(own,)), answer({"tool_calls": [call]})).tool_calls[0].name
+        == "no_tool"
+    )
 
 
 def test_an_empty_answer_to_a_request_for_tools_is_an_error():
     with pytest.raises(ExpertProtocolError, match="empty"):
-        chat_reply(TGI, TOOLS, answer({"content": ""}))
-    assert chat_reply(TGI, ASK, answer({"content": ""})).text == ""
+        parse_chat_reply(TGI, TOOLS, answer({"content": ""}))
+    assert parse_chat_reply(TGI, ASK, answer({"content": ""})).text == ""
 
 
 def test_logprobs_come_as_they_are():
     listed = [{"token": "OK", "logprob": -0.1, "top_logprobs": []}]
     data = json.loads(answer({"content": "OK"}))
     data["choices"][0]["logprobs"] = {"content": listed}
-    assert chat_reply(TGI, ASK, json.dumps(data).encode()).logprobs == tuple(listed)
+    assert parse_chat_reply(TGI, ASK, json.dumps(data).encode()).logprobs == tuple(listed)
 
 
 @pytest.mark.parametrize(
@@ -108,12 +113,12 @@ def test_logprobs_come_as_they_are():
 )
 def test_an_answer_of_another_shape_is_a_protocol_error(data):
     with pytest.raises(ExpertProtocolError, match="'code'"):
-        chat_reply(TGI, ASK, data)
+        parse_chat_reply(TGI, ASK, data)
 
 
 def test_an_error_with_status_200_is_an_error():
     with pytest.raises(errors.ContextLengthError):
-        chat_reply(
+        parse_chat_reply(
             OPENAI, ASK, b'{"object": "error", "message": "longer than the model\'s context length", "code": 400}'
         )
 
@@ -126,7 +131,7 @@ def event(delta=None, finish=None, **more):
     return json.dumps({"model": "m", "choices": choices, **more}).encode()
 
 
-def say(*texts):
+def text_events(*texts):
     return [event({"role": "assistant", "content": text}) for text in texts]
 
 
@@ -151,7 +156,7 @@ def text_of(chunks):
     return "".join(chunk.text for chunk in chunks)
 
 
-def calls_of(chunks):
+def tool_calls_of(chunks):
     """Joins the deltas as a framework does: by index, id and name from the first."""
     calls = {}
     for delta in (delta for chunk in chunks for delta in chunk.tool_calls):
@@ -162,7 +167,7 @@ def calls_of(chunks):
 
 
 def test_a_text_stream():
-    chunks = streamed([*say("", "Hel", "lo", ""), END, USAGE, DONE])
+    chunks = streamed([*text_events("", "Hel", "lo", ""), END, USAGE, DONE])
     assert [chunk.text for chunk in chunks] == ["Hel", "lo", ""]
     assert [chunk.finish_reason for chunk in chunks] == [None, None, "stop"]
     assert [chunk.usage for chunk in chunks] == [None, None, Usage(3, 4)]
@@ -171,8 +176,9 @@ def test_a_text_stream():
 
 def test_the_first_chunk_carries_something():
     stream = ChatStream(TGI, ASK)
-    assert [stream.feed(data) for data in [event({"role": "assistant"}), event({}), *say("", ""), USAGE]] == [None] * 5
-    assert stream.feed(*say("x")).text == "x"
+    events = [event({"role": "assistant"}), event({}), *text_events("", ""), USAGE]
+    assert [stream.feed(data) for data in events] == [None] * 5
+    assert stream.feed(*text_events("x")).text == "x"
 
 
 def test_usage_that_comes_with_every_event_is_given_once():
@@ -192,14 +198,14 @@ def test_logprobs_of_swallowed_tokens_come_with_the_next_chunk():
     assert [[entry["token"] for entry in chunk.logprobs] for chunk in chunks] == [["<eos>", "x"], ["<eos>"]]
 
 
-@pytest.mark.parametrize("events", [[], say("Hel", "lo"), [*say("Hello"), USAGE]])
+@pytest.mark.parametrize("events", [[], text_events("Hel", "lo"), [*text_events("Hello"), USAGE]])
 def test_a_stream_that_ends_early_is_truncated(events):
     with pytest.raises(TruncatedReplyError, match="'code'"):
         streamed(events)
 
 
 def test_a_finish_reason_and_the_end_of_the_body_end_a_stream_too():
-    assert streamed([*say("Hello"), END])[-1].finish_reason == "stop"
+    assert streamed([*text_events("Hello"), END])[-1].finish_reason == "stop"
 
 
 @pytest.mark.parametrize("request_", [ASK, TOOLS], ids=["text", "tools"])
@@ -248,7 +254,7 @@ def old_form(pieces, finish="eos_token"):
 )
 def test_a_tool_call_in_every_streamed_form(events):
     first, second = (streamed([*events, USAGE, DONE], TOOLS) for _ in range(2))
-    assert calls_of(first) == [("f", {"x": 1})]
+    assert tool_calls_of(first) == [("f", {"x": 1})]
     assert first[-1].finish_reason == "tool_calls"
     assert first[-1].usage == Usage(3, 4)
     ids = {delta.id for chunk in (*first, *second) for delta in chunk.tool_calls if delta.id}
@@ -257,7 +263,7 @@ def test_a_tool_call_in_every_streamed_form(events):
 
 def test_several_calls_and_a_text_before_them():
     events = [
-        *say("Look: "),
+        *text_events("Look: "),
         piece('{"x":', "f"),
         piece("1}"),
         piece("{}", "g", index=1),
@@ -266,17 +272,17 @@ def test_several_calls_and_a_text_before_them():
     ]
     chunks = streamed(events, TOOLS, OPENAI)
     assert text_of(chunks) == "Look: "
-    assert calls_of(chunks) == [("f", {"x": 1}), ("g", {})]
+    assert tool_calls_of(chunks) == [("f", {"x": 1}), ("g", {})]
 
 
 def test_several_calls_without_an_index():
     made = [{"tool_calls": [{"function": {"name": name, "arguments": "{}"}}]} for name in "fg"]
-    assert calls_of(streamed([*map(event, made), DONE], TOOLS)) == [("f", {}), ("g", {})]
+    assert tool_calls_of(streamed([*map(event, made), DONE], TOOLS)) == [("f", {}), ("g", {})]
 
 
 def test_a_call_without_arguments_ends_as_an_empty_object():
     chunks = streamed([piece("", "f"), event({}, "tool_calls"), DONE], TOOLS, OPENAI)
-    assert calls_of(chunks) == [("f", {})]
+    assert tool_calls_of(chunks) == [("f", {})]
 
 
 @pytest.mark.parametrize(
@@ -300,7 +306,7 @@ def test_a_call_without_a_name_is_an_error():
 def test_no_tool_in_the_old_form_is_a_text():
     events = old_form(['{"function": {"_name": "no_tool", "content": "Sun', 'ny."}}', "</s>"])
     chunks = streamed([*events, DONE], TOOLS)
-    assert (text_of(chunks), calls_of(chunks), chunks[-1].finish_reason) == ("Sunny.", [], "stop")
+    assert (text_of(chunks), tool_calls_of(chunks), chunks[-1].finish_reason) == ("Sunny.", [], "stop")
 
 
 def test_a_first_delta_has_id_and_name_and_the_others_have_not():
@@ -308,24 +314,25 @@ def test_a_first_delta_has_id_and_name_and_the_others_have_not():
     assert deltas == [ToolCallDelta(0, deltas[0].id, "f", "{"), ToolCallDelta(0, None, None, "}")]
 
 
-def test_a_stop_text_over_several_chunks_is_cut_and_never_shown():
+def test_a_stop_sequence_over_several_chunks_is_cut_and_never_shown():
     chunks = streamed(
-        [*say("a", "b", "<", "en", "d>"), event({"content": ""}, "stop_sequence"), USAGE, DONE], ask(stop="<end>")
+        [*text_events("a", "b", "<", "en", "d>"), event({"content": ""}, "stop_sequence"), USAGE, DONE],
+        chat_request(stop="<end>"),
     )
     assert text_of(chunks) == "ab"
     assert (chunks[-1].finish_reason, chunks[-1].usage) == ("stop", Usage(3, 4))
 
 
-def test_what_only_looked_like_a_stop_text_is_given_out():
-    chunks = streamed([*say("a<", "en", "try"), *say("<e"), END, DONE], ask(stop=["<end>"]))
+def test_what_only_looks_like_a_stop_sequence_is_returned():
+    chunks = streamed([*text_events("a<", "en", "try"), *text_events("<e"), END, DONE], chat_request(stop=["<end>"]))
     assert text_of(chunks) == "a<entry<e"
 
 
-def test_a_server_that_goes_on_after_a_stop_text_is_left():
-    stream = ChatStream(TGI, ask(stop=["END"]))
-    assert stream.feed(*say("one END two")).text == "one "
+def test_a_server_that_goes_on_after_a_stop_sequence_is_ended():
+    stream = ChatStream(TGI, chat_request(stop=["END"]))
+    assert stream.feed(*text_events("one END two")).text == "one "
     assert not stream.ended
-    assert stream.feed(*say("three")) is None
+    assert stream.feed(*text_events("three")) is None
     assert (stream.ended, stream.done) == (True, False)
     assert (stream.close().finish_reason, stream.partial_text) == ("stop", "one ")
 
@@ -346,12 +353,12 @@ def test_an_event_that_is_no_object_is_a_protocol_error(data):
     ],
 )
 def test_an_event_of_unknown_shape_is_passed_over(data):
-    assert text_of(streamed([*say("x"), data, END, DONE])) == "x"
+    assert text_of(streamed([*text_events("x"), data, END, DONE])) == "x"
 
 
 def test_a_server_that_gives_up_is_an_error():
     with pytest.raises(errors.ExpertGenerationError, match="abort"):
-        streamed([*say("x"), event({}, "abort"), DONE])
+        streamed([*text_events("x"), event({}, "abort"), DONE])
 
 
 @given(
@@ -362,7 +369,7 @@ def test_a_server_that_gives_up_is_an_error():
 def test_a_streamed_text_is_cut_where_the_whole_one_is(text, stops, cuts):
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     pieces = [text[a:b] for a, b in pairwise(edges)]
-    chunks = streamed([*say(*pieces), END, DONE], ask(stop=stops))
+    chunks = streamed([*text_events(*pieces), END, DONE], chat_request(stop=stops))
     whole, cut = cut_at(tuple(stops), text)
     assert text_of(chunks) == whole
     assert cut == any(stop in text for stop in stops)

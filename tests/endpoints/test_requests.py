@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.chat_requests import ASK, OPENAI, SCHEMA, TGI, TOOL, TOOLS, USER, ask
+from tests.support.chat_requests import ASK, OPENAI, SCHEMA, TGI, TOOL, TOOLS, USER, chat_request
 from torouter.chat import ChatRequest
-from torouter.endpoints.request import chat_body, encoded, generate_body
+from torouter.endpoints.request import chat_body, encode_body, generate_body
 from torouter.errors import ExpertRequestError
 
 
 def body(expert, request, *, stream=False):
-    return json.loads(encoded(expert, chat_body(expert, request, stream=stream)))
+    return json.loads(encode_body(expert, chat_body(expert, request, stream=stream)))
 
 
 def test_a_plain_request_to_tgi():
@@ -41,33 +41,33 @@ def test_the_model_that_is_named(expert, model):
 
 
 def test_tgi_gets_only_parameters_that_it_takes_as_they_are_meant():
-    given = {"presence_penalty": 0, "logit_bias": {"5": 1}, "top_k": 5, "user": "u", "parallel_tool_calls": False}
+    dropped = {"presence_penalty": 0, "logit_bias": {"5": 1}, "top_k": 5, "user": "u", "parallel_tool_calls": False}
     kept = {"temperature": 0.5, "max_tokens": 7, "top_p": 0.9, "seed": 3, "frequency_penalty": 1.0, "logprobs": True}
-    sent = body(TGI, ask(**given, **kept, top_logprobs=2, n=1, stop="END"))
+    sent = body(TGI, chat_request(**dropped, **kept, top_logprobs=2, n=1, stop="END"))
     assert sent == {"model": "tgi", "messages": [USER], **kept, "top_logprobs": 2, "stop": ["END"]}
 
 
 def test_other_servers_get_every_parameter():
-    sent = body(OPENAI, ask(presence_penalty=0, top_k=5, top_p=1.0, seed=-1))
+    sent = body(OPENAI, chat_request(presence_penalty=0, top_k=5, top_p=1.0, seed=-1))
     assert (sent["presence_penalty"], sent["top_k"], sent["top_p"], sent["seed"]) == (0, 5, 1.0, -1)
 
 
 @pytest.mark.parametrize(("top_p", "sent"), [(1.0, {}), (1, {}), (0.5, {"top_p": 0.5}), (0, {"temperature": 0})])
 def test_top_p_is_sent_to_tgi_inside_of_its_range_only(top_p, sent):
-    got = body(TGI, ask(top_p=top_p))
+    got = body(TGI, chat_request(top_p=top_p))
     assert {key: got[key] for key in ("top_p", "temperature") if key in got} == sent
 
 
 def test_a_negative_seed_is_no_seed_for_tgi():
-    assert "seed" not in body(TGI, ask(seed=-1))
+    assert "seed" not in body(TGI, chat_request(seed=-1))
 
 
-def test_only_four_stops_are_sent_to_tgi():
-    assert body(TGI, ask(stop=list("abcdef")))["stop"] == ["a", "b", "c", "d"]
-    assert body(OPENAI, ask(stop=list("abcdef")))["stop"] == list("abcdef")
-    assert "stop" not in body(TGI, ask(stop=[]))
+def test_only_four_stop_sequences_are_sent_to_tgi():
+    assert body(TGI, chat_request(stop=list("abcdef")))["stop"] == ["a", "b", "c", "d"]
+    assert body(OPENAI, chat_request(stop=list("abcdef")))["stop"] == list("abcdef")
+    assert "stop" not in body(TGI, chat_request(stop=[]))
     with pytest.raises(ExpertRequestError, match="stop"):
-        body(TGI, ask(stop=[3]))
+        body(TGI, chat_request(stop=[3]))
 
 
 def test_no_null_is_sent():
@@ -83,16 +83,16 @@ def test_a_limit_of_tokens_is_always_sent(window, tools, limit):
     assert body(replace(TGI, context_window=window), TOOLS if tools else ASK)["max_tokens"] == limit
 
 
-def test_the_requests_parameters_win_over_the_experts():
+def test_the_requests_parameters_override_the_experts():
     expert = replace(TGI, parameters={"temperature": 0.2, "max_tokens": 9, "seed": 1})
-    sent = body(expert, ask(max_completion_tokens=5, temperature=0, seed=None))
+    sent = body(expert, chat_request(max_completion_tokens=5, temperature=0, seed=None))
     assert (sent["temperature"], sent["max_tokens"], sent["seed"]) == (0, 5, 1)
     assert "max_completion_tokens" not in sent
 
 
 def test_more_than_one_answer_is_refused():
     with pytest.raises(ExpertRequestError, match=r"'open'.*n:"):
-        body(OPENAI, ask(n=2))
+        body(OPENAI, chat_request(n=2))
 
 
 EXAMPLES = ({"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"})
@@ -100,7 +100,7 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 OTHER_SYSTEM = {"role": "system", "content": "Speak Latin."}
 
 
-def test_the_prefix_stands_before_the_messages():
+def test_the_prefix_precedes_the_messages():
     assert body(replace(TGI, prefix=(SYSTEM, *EXAMPLES)), ASK)["messages"] == [SYSTEM, *EXAMPLES, USER]
 
 
@@ -178,7 +178,7 @@ def test_tgi_gets_no_tools_that_must_not_be_called():
 
 
 @pytest.mark.parametrize(
-    ("given", "sent"),
+    ("response_format", "sent"),
     [
         ({"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}, {"type": "json", "value": SCHEMA}),
         ({"type": "json_object", "schema": SCHEMA}, {"type": "json", "value": SCHEMA}),
@@ -188,17 +188,17 @@ def test_tgi_gets_no_tools_that_must_not_be_called():
         ({"type": "text"}, None),
     ],
 )
-def test_the_response_format_in_tgis_form(given, sent):
-    assert body(TGI, replace(ASK, response_format=given)).get("response_format") == sent
-    assert body(OPENAI, replace(ASK, response_format=given))["response_format"] == given
+def test_the_response_format_in_tgis_form(response_format, sent):
+    assert body(TGI, replace(ASK, response_format=response_format)).get("response_format") == sent
+    assert body(OPENAI, replace(ASK, response_format=response_format))["response_format"] == response_format
 
 
 @pytest.mark.parametrize(
-    "given", [{"type": "xml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {}}]
+    "response_format", [{"type": "xml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {}}]
 )
-def test_a_response_format_that_can_not_be_sent_to_tgi(given):
+def test_a_response_format_that_can_not_be_sent_to_tgi(response_format):
     with pytest.raises(ExpertRequestError, match="response_format"):
-        body(TGI, replace(ASK, response_format=given))
+        body(TGI, replace(ASK, response_format=response_format))
 
 
 def test_tools_and_a_response_format_are_refused_before_sending():

@@ -1,4 +1,4 @@
-"""The event reader is indifferent to how the bytes are cut, knows three line ends only, and has a size cap."""
+"""The event reader accepts any split of the bytes, knows three line ends only, and limits the size of an event."""
 
 from itertools import pairwise
 

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from tests.support.chat_requests import ASK, TOOLS, answer, both_ways, client_of, collected
+from tests.support.chat_requests import ASK, TOOLS, answer_text, client_of, collect_chunks, whole_and_streamed
 from tests.support.scripted_tgi import Fault, Raw, ScriptedTGI, Text, ToolUse, ToolUses
 from torouter import errors
 from torouter.chat import ChatRequest, Usage
@@ -35,10 +35,10 @@ def client_of_any(server):
     return client_of(server, **({"api": "openai", "model": "test/expert"} if openai else {}))
 
 
-@both_ways
+@whole_and_streamed
 async def test_every_server_answers_a_chat(any_server, stream):
     any_server.script(SAYS)
-    assert await answer(client_of_any(any_server), stream=stream) == "one two three four"
+    assert await answer_text(client_of_any(any_server), stream=stream) == "one two three four"
     assert any_server.requests[0].lost == ()
 
 
@@ -46,13 +46,13 @@ async def test_every_server_calls_a_tool(any_server):
     client = client_of_any(any_server)
     any_server.script(ToolUse("f", {"x": "y z"}), ToolUse("f", {"x": "y z"}))
     reply = await client.chat(TOOLS)
-    chunks = await collected(client.chat_stream(TOOLS))
+    chunks = await collect_chunks(client.chat_stream(TOOLS))
     arguments = "".join(delta.arguments for chunk in chunks for delta in chunk.tool_calls)
     assert (reply.finish_reason, chunks[-1].finish_reason) == ("tool_calls", "tool_calls")
     assert json.loads(reply.tool_calls[0].arguments) == json.loads(arguments) == {"x": "y z"}
 
 
-async def test_every_server_tells_of_itself(any_server):
+async def test_every_server_reports_its_model(any_server):
     info = await client_of_any(any_server).info()
     assert info.model_id == "test/expert"
 
@@ -62,14 +62,14 @@ async def test_several_calls_in_one_answer():
         client = client_of(server, api="openai", model="m")
         server.always(ToolUses((ToolUse("f", {"x": "1"}), ToolUse("f", {"x": "2"}))))
         reply = await client.chat(TOOLS)
-        chunks = await collected(client.chat_stream(TOOLS))
+        chunks = await collect_chunks(client.chat_stream(TOOLS))
     assert [json.loads(call.arguments)["x"] for call in reply.tool_calls] == ["1", "2"]
     ids = [delta.id for chunk in chunks for delta in chunk.tool_calls if delta.id]
     assert len({*ids, *(call.id for call in reply.tool_calls)}) == 4
 
 
 async def test_a_stream_brings_usage_and_model_at_its_end(tgi):
-    chunks = await collected(client_of(tgi).chat_stream(ASK))
+    chunks = await collect_chunks(client_of(tgi).chat_stream(ASK))
     assert [chunk.finish_reason for chunk in chunks].count(None) == len(chunks) - 1
     assert isinstance(chunks[-1].usage, Usage)
     assert chunks[-1].model == "test/expert"
@@ -77,25 +77,25 @@ async def test_a_stream_brings_usage_and_model_at_its_end(tgi):
 
 async def test_raw_line_separators_in_a_text_do_not_break_a_stream(tgi):
     tgi.script(Fault.raw_unicode())
-    assert await answer(client_of(tgi), stream=True) == "line\u2028sep par\u2029sep nel\u0085 del\u007f"
+    assert await answer_text(client_of(tgi), stream=True) == "line\u2028sep par\u2029sep nel\u0085 del\u007f"
 
 
 async def test_keep_alive_comments_are_no_part_of_a_stream(tgi):
     tgi.script(Fault.keep_alive(3, SAYS))
-    assert await answer(client_of(tgi), stream=True) == "one two three four"
+    assert await answer_text(client_of(tgi), stream=True) == "one two three four"
 
 
-@both_ways
-async def test_a_stop_text_is_cut(tgi, stream):
+@whole_and_streamed
+async def test_the_text_is_cut_at_a_stop_sequence(tgi, stream):
     tgi.script(SAYS)
     request = ChatRequest(ASK.messages, {"stop": [" thr", " three"]})
-    assert await answer(client_of(tgi), request, stream=stream) == "one two"
+    assert await answer_text(client_of(tgi), request, stream=stream) == "one two"
 
 
-async def test_a_server_that_misses_a_stop_text_is_left_at_once(tgi):
+async def test_a_server_that_misses_a_stop_sequence_is_left_at_once(tgi):
     tgi.script(Fault.stall(4, Text(pieces=("one END", " two", " three", " four", " five"))))
     request = ChatRequest(ASK.messages, {"stop": ["1", "2", "3", "4", "END"]})  # TGI gets the first four
-    chunks = await collected(client_of(tgi).chat_stream(request))
+    chunks = await collect_chunks(client_of(tgi).chat_stream(request))
     assert ("".join(chunk.text for chunk in chunks), chunks[-1].finish_reason) == ("one ", "stop")
     await tgi.until(lambda: tgi.open_connections == 0)
 
@@ -103,7 +103,7 @@ async def test_a_server_that_misses_a_stop_text_is_left_at_once(tgi):
 async def test_a_raw_prompt_is_continued(tgi):
     client = client_of(tgi, parameters={"temperature": 0, "max_tokens": 50})
     whole = await client.generate("Once")
-    steps = await collected(client.generate_stream("Once", parameters={"seed": 1}))
+    steps = await collect_chunks(client.generate_stream("Once", parameters={"seed": 1}))
     assert "".join(step.text for step in steps) == whole.text != ""
     assert (whole.finish_reason, steps[-1].finish_reason) == ("stop", "stop")
     assert whole.generated_tokens == steps[-1].generated_tokens == len(whole.tokens)
@@ -138,8 +138,8 @@ async def test_one_connection_serves_calls_and_streams_of_all_clients(tgi):
     for _ in range(3):
         async with client_of(tgi) as client:
             await client.chat(ASK)
-            await collected(client.chat_stream(ASK))
-            await collected(client.generate_stream("Once"))
+            await collect_chunks(client.chat_stream(ASK))
+            await collect_chunks(client.generate_stream("Once"))
     assert tgi.connections == 1
 
 
@@ -147,7 +147,7 @@ async def test_many_calls_at_once_share_nothing_but_the_session(tgi):
     tgi.answer = lambda body: body["messages"][-1]["content"] * 3
     client = client_of(tgi)
     requests = [ChatRequest(({"role": "user", "content": f" {n}"},)) for n in range(40)]
-    texts = await asyncio.gather(*(answer(client, r, stream=n % 2 == 0) for n, r in enumerate(requests)))
+    texts = await asyncio.gather(*(answer_text(client, r, stream=n % 2 == 0) for n, r in enumerate(requests)))
     assert texts == [f" {n}" * 3 for n in range(40)]
 
 
@@ -189,10 +189,10 @@ async def test_leaving_a_stream_closes_its_connection(tgi):
     await tgi.until(lambda: tgi.in_flight == 0 and tgi.open_connections == 0)
 
 
-@both_ways
+@whole_and_streamed
 async def test_cancelling_closes_the_connection(tgi, stream):
     tgi.script(Fault.slow_start())
-    call = asyncio.create_task(answer(client_of(tgi), stream=stream))
+    call = asyncio.create_task(answer_text(client_of(tgi), stream=stream))
     await tgi.until(lambda: tgi.held == 1)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -254,7 +254,7 @@ async def test_prompts_answers_and_tokens_are_not_logged(tgi, caplog):
     request = ChatRequest(({"role": "user", "content": "private words"},), {"top_k": 3, "presence_penalty": 1})
     client = client_of(tgi, api_key=CANARY)
     await client.chat(request)
-    await collected(client.chat_stream(request))
+    await collect_chunks(client.chat_stream(request))
     tgi.script(Fault.plain_422('seed: invalid type: string "private words"'))
     with pytest.raises(errors.ExpertRequestError) as caught:
         await client.chat(request)

@@ -21,7 +21,7 @@ def widths(decision: RouteDecision) -> list[str]:
     return [bar.attrib["style"].split(";")[0] for bar in table.iter("div")]
 
 
-def test_experts_stand_in_their_order_with_scores_bars_and_prices() -> None:
+def test_experts_are_in_order_with_scores_bars_and_prices() -> None:
     decision = RouteDecision(
         ranking=("math", "code"),
         scores={"code": 0.25, "math": 0.5, "facts": 0.75},

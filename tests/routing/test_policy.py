@@ -190,7 +190,7 @@ def test_ceilings_leave_experts_out() -> None:
     assert timed.ranking == ("large", "code")
 
 
-def test_if_nobody_is_left_the_error_says_why_for_each() -> None:
+def test_if_no_expert_is_left_the_error_gives_the_reason_for_each() -> None:
     policy = RoutingPolicy(max_price=0.001, exclude=["small"])
     with pytest.raises(ConfigurationError) as caught:
         policy.decide(SCORES, PRICED, requirements=Requirements(images=False, input_tokens=1000))
@@ -288,10 +288,10 @@ def test_the_ranking_is_by_the_values_that_the_policy_promises(
         return expected_price(expert, requirements, estimates.get(expert.name, Estimate()).output_tokens)
 
     def value(expert: Expert) -> tuple[float, bool]:
-        found = by_name[expert.name] - policy.price_weight * price(expert)
-        found -= policy.latency_weight * (estimates.get(expert.name, Estimate()).seconds or 0)
-        found += policy.edge_threshold if "edge" in expert.tags else 0
-        return found + (policy.switch_margin if expert.name == previous else 0), "edge" in expert.tags
+        value = by_name[expert.name] - policy.price_weight * price(expert)
+        value -= policy.latency_weight * (estimates.get(expert.name, Estimate()).seconds or 0)
+        value += policy.edge_threshold if "edge" in expert.tags else 0
+        return value + (policy.switch_margin if expert.name == previous else 0), "edge" in expert.tags
 
     usable = [e for e in experts.values() if fits(e) and (policy.max_price is None or price(e) <= policy.max_price)]
     decision = policy.decide(by_name, experts, requirements=requirements, previous=previous, estimates=estimates)
@@ -320,8 +320,8 @@ def test_a_decision_can_be_copied_printed_and_sent_to_another_process() -> None:
 
 def test_scores_are_told_to_six_places() -> None:
     scores = {"small": np.float32(0.1), "code": 1, "large": -0.12345678}
-    told = RoutingPolicy().decide(scores, pool()).to_json()["scores"]
-    assert json.dumps(told) == '{"small": 0.1, "code": 1.0, "large": -0.123457}'
+    rounded = RoutingPolicy().decide(scores, pool()).to_json()["scores"]
+    assert json.dumps(rounded) == '{"small": 0.1, "code": 1.0, "large": -0.123457}'
 
 
 # A policy is a value
@@ -434,29 +434,30 @@ def outcomes(n: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_the_edge_threshold_keeps_to_a_cloud_share_and_sends_the_best_queries() -> None:
     scores, quality, cost = outcomes()
-    found = calibrate(
+    calibration = calibrate(
         RoutingPolicy(edge="edge"), PRICED, NAMES, scores=scores, quality=quality, cost_usd=cost, cloud_share=0.3
     )
     chosen = [
-        NAMES.index(found.policy.decide(dict(zip(NAMES, row, strict=True)), PRICED).expert) for row in scores.tolist()
+        NAMES.index(calibration.policy.decide(dict(zip(NAMES, row, strict=True)), PRICED).expert)
+        for row in scores.tolist()
     ]
     rows = np.arange(len(scores))
-    assert np.mean(np.array(chosen) != 0) == found.cloud_share == 0.3
-    assert found.quality == pytest.approx(quality[rows, chosen].mean())
-    assert found.price == pytest.approx(1000 * cost[rows, chosen].mean())
+    assert np.mean(np.array(chosen) != 0) == calibration.cloud_share == 0.3
+    assert calibration.quality == pytest.approx(quality[rows, chosen].mean())
+    assert calibration.price == pytest.approx(1000 * cost[rows, chosen].mean())
     at_random = 0.7 * quality[:, 0].mean() + 0.3 * quality[rows, 1 + scores[:, 1:].argmax(axis=1)].mean()
-    assert found.quality > at_random
+    assert calibration.quality > at_random
 
 
 def test_the_edge_threshold_reaches_a_quality_with_the_fewest_cloud_queries() -> None:
     scores, quality, _ = outcomes()
 
     def share(target: float) -> float | None:
-        found = calibrate(
+        calibration = calibrate(
             RoutingPolicy(edge="edge"), PRICED, NAMES, scores=scores, quality=quality, target_quality=target
         )
-        assert found.quality >= target
-        return found.cloud_share
+        assert calibration.quality >= target
+        return calibration.cloud_share
 
     low, high = share(0.5), share(0.6)
     assert low is not None
@@ -467,25 +468,25 @@ def test_the_edge_threshold_reaches_a_quality_with_the_fewest_cloud_queries() ->
 def test_the_price_weight_keeps_to_a_price_or_a_quality() -> None:
     scores, quality, cost = outcomes()
 
-    def found(**wanted: float) -> Any:
-        return calibrate(RoutingPolicy(), PRICED, NAMES, scores=scores, quality=quality, cost_usd=cost, **wanted)
+    def calibrated(**target: float) -> Any:
+        return calibrate(RoutingPolicy(), PRICED, NAMES, scores=scores, quality=quality, cost_usd=cost, **target)
 
-    free = found(max_price=1000)
-    capped = found(max_price=5.0)
+    free = calibrated(max_price=1000)
+    capped = calibrated(max_price=5.0)
     assert capped.price <= 5.0
     assert capped.policy.price_weight > 0
     assert capped.quality < free.quality
-    cheap = found(target_quality=0.99 * free.quality)
+    cheap = calibrated(target_quality=0.99 * free.quality)
     assert cheap.quality >= 0.99 * free.quality
     assert cheap.price < free.price
-    assert found(max_price=0.0).price == 0  # everything to the expert that costs nothing
+    assert calibrated(max_price=0.0).price == 0  # everything to the expert that costs nothing
 
 
 def test_equal_gains_are_never_split_by_a_threshold() -> None:
     scores = np.array([[0.5, 0.0, 0.7]] * 4 + [[0.5, 0.0, 0.6]] * 6)
-    found = calibrate(RoutingPolicy(edge="edge"), PRICED, NAMES, scores=scores, quality=scores, cloud_share=0.5)
-    assert found.cloud_share == 0.4
-    assert 0.1 < found.policy.edge_threshold < 0.2
+    calibration = calibrate(RoutingPolicy(edge="edge"), PRICED, NAMES, scores=scores, quality=scores, cloud_share=0.5)
+    assert calibration.cloud_share == 0.4
+    assert 0.1 < calibration.policy.edge_threshold < 0.2
     everything = calibrate(RoutingPolicy(edge="edge"), PRICED, NAMES, scores=scores, quality=scores, cloud_share=1.0)
     assert everything.cloud_share == 1.0
     assert everything.policy.decide({"small": 0.5, "code": 0.0, "large": 0.6}, PRICED).expert == "large"

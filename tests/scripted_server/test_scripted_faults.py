@@ -1,4 +1,4 @@
-"""The scripted server fails in the way a test asks for, and tells what it has seen."""
+"""The scripted server fails in the way a test scripts, and records what it received."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from tests.support.scripted_tgi import Fault, ScriptedTGI, Text
-from tests.support.scripted_tgi.probe import CHAT, ask, connected, deltas, events, post, send
+from tests.support.scripted_tgi.probe import CHAT, chat_payload, connected, deltas, events, post, send
 
 
 @pytest.mark.parametrize(
@@ -34,50 +34,50 @@ from tests.support.scripted_tgi.probe import CHAT, ask, connected, deltas, event
 def test_a_fault_before_any_stream(tgi: ScriptedTGI, fault: Any, status: int, kind: str, start: bytes) -> None:
     for stream in (False, True):
         tgi.script(fault)
-        found = send(tgi, "POST", CHAT, json.dumps(ask(stream=stream)).encode())
-        assert found[:2] == (status, kind)
-        assert found[2].startswith(start)
-    assert post(tgi, ask())[0] == 200
+        answer = send(tgi, "POST", CHAT, json.dumps(chat_payload(stream=stream)).encode())
+        assert answer[:2] == (status, kind)
+        assert answer[2].startswith(start)
+    assert post(tgi, chat_payload())[0] == 200
 
 
 def test_an_error_in_the_middle_of_a_stream(tgi: ScriptedTGI) -> None:
     tgi.script(Fault.error_midway(after=2, text="Request failed during generation: boom"))
-    first, second, error, done = events(post(tgi, ask(stream=True))[1])
+    first, second, error, done = events(post(tgi, chat_payload(stream=True))[1])
     assert [event["choices"][0]["delta"]["content"] for event in (first, second)] == ["Hello", " from"]
     assert error["error"]["message"] == "Request failed during generation: boom"
     assert done == "[DONE]"
     tgi.script(Fault.error_midway())
-    assert post(tgi, ask())[0] == 424
+    assert post(tgi, chat_payload())[0] == 424
 
 
 def test_a_cut_stream_breaks_off_or_just_ends(tgi: ScriptedTGI) -> None:
     tgi.script(Fault.cut(after=2), Fault.cut(after=2, clean=True), Fault.no_done(), Fault.cut())
     with pytest.raises(http.client.IncompleteRead) as caught:
-        post(tgi, ask(stream=True))
+        post(tgi, chat_payload(stream=True))
     assert len(events(caught.value.partial.decode())) == 2
-    assert len(events(post(tgi, ask(stream=True))[1])) == 2
-    last = events(post(tgi, ask(stream=True))[1])[-1]
+    assert len(events(post(tgi, chat_payload(stream=True))[1])) == 2
+    last = events(post(tgi, chat_payload(stream=True))[1])[-1]
     assert last["choices"][0]["finish_reason"] == "stop"
     with pytest.raises(http.client.IncompleteRead):
-        post(tgi, ask())
+        post(tgi, chat_payload())
 
 
 def test_a_reset_comes_before_any_byte(tgi: ScriptedTGI) -> None:
     tgi.script(Fault.reset())
     with pytest.raises(ConnectionResetError):
-        post(tgi, ask())
+        post(tgi, chat_payload())
 
 
 def test_comments_stand_between_events(tgi: ScriptedTGI) -> None:
     tgi.script(Fault.keep_alive(2, Text("a b")))
-    stream = post(tgi, ask(stream=True))[1]
+    stream = post(tgi, chat_payload(stream=True))[1]
     assert stream.count(":\n\n:\n\ndata: {") == 3
     assert [delta["content"] for delta in deltas(stream)] == ["a", " b", ""]
 
 
 def test_line_separators_are_raw_in_the_text(tgi: ScriptedTGI) -> None:
     tgi.script(Fault.raw_unicode())
-    stream = post(tgi, ask(stream=True))[1]
+    stream = post(tgi, chat_payload(stream=True))[1]
     assert {"\u2028", "\u2029", "\u0085", "\u007f"} <= set(stream)
     assert "".join(delta["content"] for delta in deltas(stream)) == "line\u2028sep par\u2029sep nel\u0085 del\u007f"
 
@@ -85,7 +85,7 @@ def test_line_separators_are_raw_in_the_text(tgi: ScriptedTGI) -> None:
 def test_a_stalled_stream_goes_on_when_released(tgi: ScriptedTGI) -> None:
     tgi.script(Fault.stall(after=1))
     with connected(tgi) as connection:
-        connection.request("POST", CHAT, json.dumps(ask(stream=True)), {"content-type": "application/json"})
+        connection.request("POST", CHAT, json.dumps(chat_payload(stream=True)), {"content-type": "application/json"})
         response = connection.getresponse()
         assert b"Hello" in response.readline()
         tgi.wait_until(lambda: tgi.held == 1)
@@ -96,7 +96,7 @@ def test_a_stalled_stream_goes_on_when_released(tgi: ScriptedTGI) -> None:
 def test_a_client_that_leaves_ends_the_generation(tgi: ScriptedTGI) -> None:
     tgi.script(Fault.stall())
     with connected(tgi) as connection:
-        connection.request("POST", CHAT, json.dumps(ask(stream=True)), {"content-type": "application/json"})
+        connection.request("POST", CHAT, json.dumps(chat_payload(stream=True)), {"content-type": "application/json"})
         connection.getresponse()
         tgi.wait_until(lambda: tgi.held == 1)
         assert (tgi.in_flight, tgi.open_connections) == (1, 1)
@@ -107,7 +107,7 @@ def test_oversized_answers_go_on_until_the_reader_has_enough(tgi: ScriptedTGI) -
     for fault, start in ((Fault.oversized_body(), b'"xx'), (Fault.oversized_event(), b"data: xx")):
         tgi.script(fault)
         with connected(tgi) as connection:
-            connection.request("POST", CHAT, json.dumps(ask()), {"content-type": "application/json"})
+            connection.request("POST", CHAT, json.dumps(chat_payload()), {"content-type": "application/json"})
             response = connection.getresponse()
             data = response.read(2**22)
             assert data.startswith(start)
@@ -131,21 +131,21 @@ def test_a_fixed_answer_to_a_get(tgi: ScriptedTGI) -> None:
 def test_scripted_answers_come_first_then_the_standing_one_then_the_model(tgi: ScriptedTGI) -> None:
     tgi.script(Text("scripted"))
     tgi.always(Text("standing"))
-    said = [post(tgi, ask())[1]["choices"][0]["message"]["content"] for _ in range(3)]
+    texts = [post(tgi, chat_payload())[1]["choices"][0]["message"]["content"] for _ in range(3)]
     tgi.always(None)
     tgi.answer = lambda body: f"{len(body['messages'])} message"
-    said.append(post(tgi, ask())[1]["choices"][0]["message"]["content"])
-    assert said == ["scripted", "standing", "standing", "1 message"]
+    texts.append(post(tgi, chat_payload())[1]["choices"][0]["message"]["content"])
+    assert texts == ["scripted", "standing", "standing", "1 message"]
 
 
 def test_requests_and_connections_are_recorded(tgi: ScriptedTGI) -> None:
     with connected(tgi) as connection:
         for _ in range(2):
-            connection.request("POST", CHAT, json.dumps(ask()), {"Content-Type": "application/json"})
+            connection.request("POST", CHAT, json.dumps(chat_payload()), {"Content-Type": "application/json"})
             connection.getresponse().read()
     post(tgi, {"inputs": "Hi"}, "/generate")
     assert [(r.path, r.connection) for r in tgi.requests] == [(CHAT, 1), (CHAT, 1), ("/generate", 2)]
-    assert tgi.requests[0].body == ask()
+    assert tgi.requests[0].body == chat_payload()
     assert tgi.requests[0].headers["content-type"] == "application/json"
     assert tgi.connections == 2
 
@@ -154,16 +154,16 @@ def test_a_stopped_server_refuses_and_starts_again_on_its_port(tgi: ScriptedTGI)
     url = tgi.url
     tgi.stop()
     with pytest.raises(ConnectionRefusedError):
-        post(tgi, ask())
+        post(tgi, chat_payload())
     tgi.start()
     assert tgi.url == url
-    assert post(tgi, ask())[0] == 200
+    assert post(tgi, chat_payload())[0] == 200
 
 
 def test_a_stopped_server_drops_what_it_was_answering(tgi: ScriptedTGI) -> None:
     tgi.script(Fault.slow_start())
     with connected(tgi) as connection:
-        connection.request("POST", CHAT, json.dumps(ask()), {"content-type": "application/json"})
+        connection.request("POST", CHAT, json.dumps(chat_payload()), {"content-type": "application/json"})
         tgi.wait_until(lambda: tgi.held == 1)
         tgi.stop()
         with pytest.raises(ConnectionError):
@@ -182,7 +182,7 @@ def test_an_error_inside_the_server_fails_the_test() -> None:
 
     server = ScriptedTGI().start()
     server.answer = broken
-    assert post(server, ask())[0] == 500
+    assert post(server, chat_payload())[0] == 500
     with pytest.raises(ZeroDivisionError):
         server.__exit__(None, None, None)
 
@@ -190,11 +190,11 @@ def test_an_error_inside_the_server_fails_the_test() -> None:
 async def test_an_asynchronous_test_uses_it_alike() -> None:
     async with ScriptedTGI() as server, aiohttp.ClientSession() as session:
         server.script(Fault.slow_start())
-        asked = asyncio.ensure_future(session.post(server.url + CHAT, json=ask()))
+        call = asyncio.ensure_future(session.post(server.url + CHAT, json=chat_payload()))
         await server.until(lambda: server.held == 1)
         async with session.get(server.url + "/health") as health:
             assert health.status == 200
         server.release()
-        async with await asked as response:
+        async with await call as response:
             assert (await response.json())["model"] == "test/expert"
         await server.until(lambda: server.in_flight == 0)

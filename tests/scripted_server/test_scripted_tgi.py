@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from tests.support.scripted_tgi import Fault, ScriptedTGI, Text, ToolUse, ToolUses
-from tests.support.scripted_tgi.probe import CHAT, SCHEMA, WEATHER, ask, deltas, events, post, send
+from tests.support.scripted_tgi.probe import CHAT, SCHEMA, WEATHER, chat_payload, deltas, events, post, send
 
 # Chat
 
 
 def test_a_chat_answer_has_the_recorded_shape(tgi: ScriptedTGI) -> None:
-    status, reply = post(tgi, ask())
+    status, reply = post(tgi, chat_payload())
     assert status == 200
     assert list(reply) == ["object", "id", "created", "model", "system_fingerprint", "choices", "usage"]
     assert (reply["object"], reply["id"], reply["model"]) == ("chat.completion", "", "test/expert")
@@ -27,7 +27,7 @@ def test_a_chat_answer_has_the_recorded_shape(tgi: ScriptedTGI) -> None:
 
 
 def test_a_chat_stream_ends_with_an_empty_piece_then_usage_then_done(tgi: ScriptedTGI) -> None:
-    status, stream = post(tgi, ask(stream=True, stream_options={"include_usage": True}))
+    status, stream = post(tgi, chat_payload(stream=True, stream_options={"include_usage": True}))
     assert status == 200
     *chunks, last, usage, done = events(stream)
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks).startswith("Hello from test/expert")
@@ -43,7 +43,7 @@ def test_a_chat_stream_ends_with_an_empty_piece_then_usage_then_done(tgi: Script
 
 
 def test_a_stream_has_no_usage_unless_asked(tgi: ScriptedTGI) -> None:
-    _, stream = post(tgi, ask(stream=True))
+    _, stream = post(tgi, chat_payload(stream=True))
     assert all(event == "[DONE]" or event["usage"] is None for event in events(stream))
 
 
@@ -59,8 +59,8 @@ def test_a_stream_has_no_usage_unless_asked(tgi: ScriptedTGI) -> None:
 )
 def test_generation_ends_as_tgi_ends_it(tgi: ScriptedTGI, fields: dict[str, Any], text: str, finish: str) -> None:
     tgi.always(Text("one two three four"))
-    _, reply = post(tgi, ask(**fields))
-    _, stream = post(tgi, ask(stream=True, **fields))
+    _, reply = post(tgi, chat_payload(**fields))
+    _, stream = post(tgi, chat_payload(stream=True, **fields))
     (choice,) = reply["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == (text, finish)
     assert "".join(delta["content"] for delta in deltas(stream)) == text
@@ -68,12 +68,12 @@ def test_generation_ends_as_tgi_ends_it(tgi: ScriptedTGI, fields: dict[str, Any]
 
 
 def test_any_model_but_tgi_is_echoed_as_an_adapter(tgi: ScriptedTGI) -> None:
-    assert post(tgi, ask(model="no/such-adapter"))[1]["model"] == "no/such-adapter"
+    assert post(tgi, chat_payload(model="no/such-adapter"))[1]["model"] == "no/such-adapter"
 
 
 def test_logprobs_list_the_end_of_text_token_and_have_no_bytes(tgi: ScriptedTGI) -> None:
     tgi.script(Text("OK"))
-    _, reply = post(tgi, ask(logprobs=True, top_logprobs=2))
+    _, reply = post(tgi, chat_payload(logprobs=True, top_logprobs=2))
     listed = reply["choices"][0]["logprobs"]["content"]
     assert [entry["token"] for entry in listed] == ["OK", "<|eot_id|>"]
     assert set(listed[0]) == {"token", "logprob", "top_logprobs"}
@@ -107,7 +107,7 @@ def test_logprobs_list_the_end_of_text_token_and_have_no_bytes(tgi: ScriptedTGI)
 )
 def test_a_body_of_the_wrong_shape_is_refused_in_plain_text(tgi: ScriptedTGI, fields: dict[str, Any]) -> None:
     for stream in (False, True):
-        status, kind, data = send(tgi, "POST", CHAT, json.dumps(ask(**{"stream": stream, **fields})).encode())
+        status, kind, data = send(tgi, "POST", CHAT, json.dumps(chat_payload(**{"stream": stream, **fields})).encode())
         assert (status, kind) == (422, "text/plain; charset=utf-8")
         assert data.startswith(b"Failed to deserialize the JSON body into the target type: ")
 
@@ -131,10 +131,10 @@ def test_a_body_of_the_wrong_shape_is_refused_in_plain_text(tgi: ScriptedTGI, fi
 )
 def test_a_wrong_value_is_refused_before_and_inside_a_stream(fields: dict[str, Any]) -> None:
     with ScriptedTGI(max_total_tokens=1024, max_input_tokens=1023) as server:
-        status, reply = post(server, ask(**fields))
+        status, reply = post(server, chat_payload(**fields))
         assert (status, reply["error_type"]) == (422, "validation")
         assert reply["error"].startswith("Input validation error: ")
-        status, stream = post(server, ask(stream=True, **fields))
+        status, stream = post(server, chat_payload(stream=True, **fields))
         assert status == 200
         assert events(stream) == [{"error": {"message": reply["error"], "http_status_code": 422}}, "[DONE]"]
 
@@ -149,12 +149,12 @@ def test_a_wrong_value_is_refused_before_and_inside_a_stream(fields: dict[str, A
 )
 def test_a_wrong_use_of_tools_is_refused_before_the_stream_starts(tgi: ScriptedTGI, fields: dict[str, Any]) -> None:
     for stream in (False, True):
-        status, reply = post(tgi, ask(stream=stream, **fields))
+        status, reply = post(tgi, chat_payload(stream=stream, **fields))
         assert (status, reply["error_type"]) == (422, "tool_error")
 
 
 def test_temperature_zero_is_greedy_for_chat_and_wrong_for_generate(tgi: ScriptedTGI) -> None:
-    assert post(tgi, ask(temperature=0))[0] == 200
+    assert post(tgi, chat_payload(temperature=0))[0] == 200
     status, reply = post(tgi, {"inputs": "Hi", "parameters": {"temperature": 0.0}}, "/generate")
     assert (status, reply["error_type"]) == (422, "validation")
 
@@ -166,11 +166,11 @@ def test_errors_of_http_itself(tgi: ScriptedTGI) -> None:
     assert send(tgi, "PUT", CHAT, b"{}")[::2] == (405, b"")
     assert send(tgi, "POST", CHAT, b"{")[0] == 400
     assert send(tgi, "POST", CHAT, b"{}", {"content-type": "text/plain"})[0] == 415
-    assert send(tgi, "POST", CHAT, json.dumps(ask("a" * 2_000_000)).encode())[0] == 413
+    assert send(tgi, "POST", CHAT, json.dumps(chat_payload("a" * 2_000_000)).encode())[0] == 413
 
 
 def test_the_api_key_is_compared_without_case_and_refused_without_a_body() -> None:
-    body = json.dumps(ask()).encode()
+    body = json.dumps(chat_payload()).encode()
     with ScriptedTGI(api_key="Sesame") as server:
         assert send(server, "POST", CHAT, body)[::2] == (401, b"")
         assert send(server, "POST", CHAT, body, {"authorization": "Bearer other"})[0] == 401
@@ -188,7 +188,7 @@ def test_what_tgi_drops_silently_is_recorded(tgi: ScriptedTGI) -> None:
             {"role": "assistant", "content": content, "tool_calls": [call]},
             {"role": "tool", "content": "sunny", "tool_call_id": "a"},
         ]
-        _, reply = post(tgi, ask(messages=messages, n=1, tools=[WEATHER]))
+        _, reply = post(tgi, chat_payload(messages=messages, n=1, tools=[WEATHER]))
         assert tgi.requests[-1].lost == expected
         assert ("sunny" in reply["choices"][0]["message"]["content"]) is (content is None)
 
@@ -199,18 +199,18 @@ def test_what_tgi_drops_silently_is_recorded(tgi: ScriptedTGI) -> None:
 def test_the_request_over_the_limit_is_refused_at_once() -> None:
     with ScriptedTGI(max_concurrent_requests=1) as server:
         server.script(Fault.slow_start())
-        first = threading.Thread(target=post, args=(server, ask()))
+        first = threading.Thread(target=post, args=(server, chat_payload()))
         first.start()
         server.wait_until(lambda: server.held == 1)
-        status, reply = post(server, ask())
+        status, reply = post(server, chat_payload())
         assert (status, reply) == (429, {"error": "Model is overloaded", "error_type": "overloaded"})
-        status, stream = post(server, ask(stream=True))
+        status, stream = post(server, chat_payload(stream=True))
         assert (status, events(stream)[0]["error"]["message"]) == (200, "Model is overloaded")
         assert send(server, "GET", "/health")[::2] == (200, b"")
         server.release()
         first.join(5)
         server.wait_until(lambda: server.in_flight == 0)
-        assert post(server, ask())[0] == 200
+        assert post(server, chat_payload())[0] == 200
 
 
 # /generate and the rest
@@ -276,7 +276,7 @@ def test_info_and_models(tgi: ScriptedTGI) -> None:
 )
 def test_the_wire_form_follows_the_version(version: str, framing: bytes, done: bool, finish: str, usage: bool) -> None:
     with ScriptedTGI(version=version) as server:
-        body = json.dumps(ask(stream=True, stream_options={"include_usage": True})).encode()
+        body = json.dumps(chat_payload(stream=True, stream_options={"include_usage": True})).encode()
         _, kind, data = send(server, "POST", CHAT, body)
     assert kind == "text/event-stream"
     assert data.startswith(framing)
@@ -290,7 +290,7 @@ def test_the_wire_form_follows_the_version(version: str, framing: bytes, done: b
 def test_the_form_of_an_error_in_a_stream_follows_the_version(version: str) -> None:
     with ScriptedTGI(version=version) as server:
         server.always(Fault.incomplete_generation())
-        chat = events(post(server, ask(stream=True))[1])
+        chat = events(post(server, chat_payload(stream=True))[1])
         generate = events(post(server, {"inputs": "Hi"}, "/generate_stream")[1])
     text = "Incomplete generation stream"
     flat = [{"error": text, "error_type": "incomplete_generation_stream"}]
@@ -301,7 +301,7 @@ def test_the_form_of_an_error_in_a_stream_follows_the_version(version: str) -> N
 def test_json_schema_is_new_in_3_3() -> None:
     wanted = {"type": "json_schema", "value": {"schema": SCHEMA}}
     with ScriptedTGI(version="3.2") as server:
-        assert post(server, ask(response_format=wanted))[0] == 422
+        assert post(server, chat_payload(response_format=wanted))[0] == 422
 
 
 # OpenAI-like servers
@@ -309,28 +309,28 @@ def test_json_schema_is_new_in_3_3() -> None:
 
 def test_an_openai_like_server() -> None:
     with ScriptedTGI(api="openai", model_id="m", api_key="k") as server:
-        refused = send(server, "POST", CHAT, json.dumps(ask(model="m")).encode())
+        refused = send(server, "POST", CHAT, json.dumps(chat_payload(model="m")).encode())
         assert refused[::2] == (401, b'{"error":"Unauthorized"}')
         assert send(server, "GET", "/info")[0] == 404
     with ScriptedTGI(api="openai", model_id="m") as server:
-        status, reply = post(server, ask())
+        status, reply = post(server, chat_payload())
         assert (status, reply["error"]["code"]) == (404, 404)
-        assert post(server, ask(model="m", top_p=1.0, stop="x"))[0] == 200
+        assert post(server, chat_payload(model="m", top_p=1.0, stop="x"))[0] == 200
         server.script(Text("one two three"))
-        (choice,) = post(server, ask(model="m", stop=["wo"]))[1]["choices"]
+        (choice,) = post(server, chat_payload(model="m", stop=["wo"]))[1]["choices"]
         assert (choice["message"]["content"], choice["finish_reason"]) == ("one t", "stop")
         wanted = {"type": "json_object", "value": SCHEMA}
-        assert post(server, ask(model="m", response_format=wanted))[0] == 400
+        assert post(server, chat_payload(model="m", response_format=wanted))[0] == 400
         wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
-        assert post(server, ask(model="m", response_format=wanted))[0] == 200
-        assert post(server, ask("word " * 5000, model="m"))[0] == 400
+        assert post(server, chat_payload(model="m", response_format=wanted))[0] == 200
+        assert post(server, chat_payload("word " * 5000, model="m"))[0] == 400
 
 
 def test_an_openai_like_server_makes_several_calls() -> None:
     with ScriptedTGI(api="openai", model_id="m") as server:
         server.always(ToolUses((ToolUse("f", {"x": 1}), ToolUse("g", {}))))
-        (choice,) = post(server, ask(model="m", tools=[WEATHER]))[1]["choices"]
-        chunks = events(post(server, ask(model="m", tools=[WEATHER], stream=True))[1])
+        (choice,) = post(server, chat_payload(model="m", tools=[WEATHER]))[1]["choices"]
+        chunks = events(post(server, chat_payload(model="m", tools=[WEATHER], stream=True))[1])
     names = [call["function"]["name"] for call in choice["message"]["tool_calls"]]
     assert (names, choice["finish_reason"]) == (["f", "g"], "tool_calls")
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}

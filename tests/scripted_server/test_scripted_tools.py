@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from tests.support.scripted_tgi import ScriptedTGI, Text, ToolUse
 from tests.support.scripted_tgi.model import example
-from tests.support.scripted_tgi.probe import SCHEMA, WEATHER, ask, deltas, events, post
+from tests.support.scripted_tgi.probe import SCHEMA, WEATHER, chat_payload, deltas, events, post
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,8 @@ from tests.support.scripted_tgi.probe import SCHEMA, WEATHER, ask, deltas, event
 def test_a_tool_call_has_the_recorded_shape(tgi: ScriptedTGI, choice: Any) -> None:
     fields = {"tools": [WEATHER], "tool_choice": choice}
     question = "What will the weather in San Francisco, CA be in 3 days?"
-    _, reply = post(tgi, ask(question, **fields))
-    _, stream = post(tgi, ask(question, stream=True, **fields))
+    _, reply = post(tgi, chat_payload(question, **fields))
+    _, stream = post(tgi, chat_payload(question, stream=True, **fields))
     arguments = '{"location":"San Francisco, CA","days":3}'
     function = {"description": None, "name": "get_weather", "arguments": arguments}
     calls = [{"id": "0", "type": "function", "function": function}]
@@ -50,33 +50,33 @@ def test_arguments_come_out_of_the_question(
 ) -> None:
     parameters = {"type": "object", "properties": properties, "required": list(properties)}
     tools = [WEATHER, {"type": "function", "function": {"name": "double_it", "parameters": parameters}}]
-    _, reply = post(tgi, ask(question, tools=tools))
+    _, reply = post(tgi, chat_payload(question, tools=tools))
     (call,) = reply["choices"][0]["message"]["tool_calls"]
     assert call["function"]["name"] == "double_it"
     assert json.loads(call["function"]["arguments"]) == arguments
 
 
 def test_json_is_said_in_words_where_the_user_asks_for_it(tgi: ScriptedTGI) -> None:
-    _, reply = post(tgi, ask("Answer in JSON with 'title' and 'year' keys."))
+    _, reply = post(tgi, chat_payload("Answer in JSON with 'title' and 'year' keys."))
     assert set(json.loads(reply["choices"][0]["message"]["content"])) == {"title", "year"}
 
 
 def test_auto_without_need_of_a_tool_answers_in_text_with_the_figures_of_the_hidden_run(tgi: ScriptedTGI) -> None:
     tgi.always(Text("one two three"))
-    _, reply = post(tgi, ask(tools=[WEATHER], max_tokens=2))
+    _, reply = post(tgi, chat_payload(tools=[WEATHER], max_tokens=2))
     (choice,) = reply["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("one two", "stop")
     assert reply["usage"]["completion_tokens"] == 12
     fields: dict[str, Any] = {"max_tokens": 2, "stream": True, "stream_options": {"include_usage": True}}
-    *_, last, usage, _ = events(post(tgi, ask(tools=[WEATHER], **fields))[1])
+    *_, last, usage, _ = events(post(tgi, chat_payload(tools=[WEATHER], **fields))[1])
     assert (last["choices"][0]["finish_reason"], usage["usage"]["completion_tokens"]) == ("length", 2)
 
 
 def test_old_versions_stream_the_call_as_one_object_with_the_name_inside() -> None:
     with ScriptedTGI(version="3.1") as server:
         server.always(ToolUse("f", {"x": 1}))
-        _, reply = post(server, ask(tools=[WEATHER]))
-        _, stream = post(server, ask(tools=[WEATHER], stream=True))
+        _, reply = post(server, chat_payload(tools=[WEATHER]))
+        _, stream = post(server, chat_payload(tools=[WEATHER], stream=True))
     assert reply["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == {"x": 1}
     calls = [delta["tool_calls"] for delta in deltas(stream)]
     assert all(call["id"] == "" and call["function"]["name"] is None for call in calls)
@@ -88,14 +88,14 @@ def test_old_versions_stream_the_call_as_one_object_with_the_name_inside() -> No
 def test_the_object_form_of_a_call_without_arguments_is_json_too() -> None:
     with ScriptedTGI(version="3.1") as server:
         server.script(ToolUse("f", {}))
-        _, stream = post(server, ask(tools=[WEATHER], stream=True))
+        _, stream = post(server, chat_payload(tools=[WEATHER], stream=True))
     text = "".join(delta["tool_calls"]["function"]["arguments"] for delta in deltas(stream))
     assert json.loads(text.removesuffix("<|eot_id|>")) == {"function": {"_name": "f"}}
 
 
 def test_a_call_in_one_chunk(tgi: ScriptedTGI) -> None:
     tgi.script(ToolUse("f", {"x": 1}, form="whole"))
-    (delta,) = deltas(post(tgi, ask(tools=[WEATHER], stream=True))[1])
+    (delta,) = deltas(post(tgi, chat_payload(tools=[WEATHER], stream=True))[1])
     assert delta["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x": 1}'}
 
 
@@ -108,18 +108,18 @@ def test_ids_of_streamed_calls_count_up_from_those_in_the_history(
     calls = [{"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in history]
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": calls}]
     tgi.script(ToolUse("f"))
-    first, *_ = deltas(post(tgi, ask(messages=messages, tools=[WEATHER], stream=True))[1])
-    found = first["tool_calls"][0]["id"]
-    assert found == expected if expected else len(found) == 36
+    first, *_ = deltas(post(tgi, chat_payload(messages=messages, tools=[WEATHER], stream=True))[1])
+    call_id = first["tool_calls"][0]["id"]
+    assert call_id == expected if expected else len(call_id) == 36
 
 
 def test_a_call_cut_by_max_tokens(tgi: ScriptedTGI) -> None:
     tgi.always(ToolUse("f", {"x": 1}))
-    status, reply = post(tgi, ask(tools=[WEATHER], max_tokens=5))
+    status, reply = post(tgi, chat_payload(tools=[WEATHER], max_tokens=5))
     assert (status, reply["error_type"]) == (422, "tool_error")
     assert reply["error"].startswith("Tool error: Failed to parse generated text")
-    assert events(post(tgi, ask(tools=[WEATHER], max_tokens=3, stream=True))[1]) == ["[DONE]"]
-    *_, last, done = events(post(tgi, ask(tools=[WEATHER], max_tokens=6, stream=True))[1])
+    assert events(post(tgi, chat_payload(tools=[WEATHER], max_tokens=3, stream=True))[1]) == ["[DONE]"]
+    *_, last, done = events(post(tgi, chat_payload(tools=[WEATHER], max_tokens=6, stream=True))[1])
     assert (last["choices"][0]["finish_reason"], done) == ("length", "[DONE]")
 
 
@@ -132,12 +132,12 @@ def test_a_call_cut_by_max_tokens(tgi: ScriptedTGI) -> None:
     ],
 )
 def test_constrained_text_fits_the_schema(tgi: ScriptedTGI, wanted: dict[str, Any]) -> None:
-    _, reply = post(tgi, ask("Give me 7", response_format=wanted))
+    _, reply = post(tgi, chat_payload("Give me 7", response_format=wanted))
     assert json.loads(reply["choices"][0]["message"]["content"]) == {"n": 7}
 
 
 def test_constrained_text_fits_the_regex(tgi: ScriptedTGI) -> None:
-    _, reply = post(tgi, ask("Is 12 even?", response_format={"type": "regex", "value": r"\d\d"}))
+    _, reply = post(tgi, chat_payload("Is 12 even?", response_format={"type": "regex", "value": r"\d\d"}))
     assert reply["choices"][0]["message"]["content"] == "12"
 
 

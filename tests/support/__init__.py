@@ -1,1 +1,1 @@
-"""Servers and helpers that several tests share."""
+"""Servers, models and helpers that several folders of tests share."""

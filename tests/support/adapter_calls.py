@@ -1,4 +1,4 @@
-"""Both adapters in their four ways of asking, each reduced to the text that came, who gave it and how it ended."""
+"""Calls both adapters, sync or async, whole or streamed, and reduces each call to its text, routing block and error."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torouter.errors import TORouterError
 
 Framework = Literal["langchain", "llamaindex"]
 Piece = tuple[str, Mapping[str, Any] | None]
-"""A piece of text, and the `routing` of the message that brought it."""
+"""A piece of text, and the routing block of its message."""
 
 
 @dataclass
-class Told:
-    """What one caller got."""
+class Received:
+    """What one caller received."""
 
     pieces: list[str] = field(default_factory=list)
     routing: Mapping[str, Any] | None = None
@@ -36,34 +36,34 @@ class Told:
 
 
 def model_of(framework: Framework, **options: Any) -> RoutedChatModel | RoutedLLM:
-    """A routed model of this framework; both take the same options."""
+    """A routed model of this framework; both frameworks take the same options."""
     return (RoutedChatModel if framework == "langchain" else RoutedLLM)(**options)
 
 
 def ask(
     model: RoutedChatModel | RoutedLLM, text: str, *, streamed: bool, callbacks: list[BaseCallbackHandler] | None = None
-) -> Told:
-    """Ask by a synchronous method. `callbacks` are LangChain's."""
-    told = Told()
+) -> Received:
+    """Call the synchronous method. `callbacks` are LangChain's."""
+    received = Received()
     try:
         for piece in _pieces(model, text, streamed, callbacks or []):
-            told.add(piece)
+            received.add(piece)
     except TORouterError as error:
-        told.error = error
-    return told
+        received.error = error
+    return received
 
 
 async def aask(
     model: RoutedChatModel | RoutedLLM, text: str, *, streamed: bool, callbacks: list[BaseCallbackHandler] | None = None
-) -> Told:
-    """Ask by an asynchronous method."""
-    told = Told()
+) -> Received:
+    """Call the asynchronous method. `callbacks` are LangChain's."""
+    received = Received()
     try:
         async for piece in _apieces(model, text, streamed, callbacks or []):
-            told.add(piece)
+            received.add(piece)
     except TORouterError as error:
-        told.error = error
-    return told
+        received.error = error
+    return received
 
 
 def _pieces(

@@ -1,4 +1,4 @@
-"""Requests and experts that the tests of the TGI client share."""
+"""Requests, experts and helpers that the tests of the endpoints share."""
 
 import pytest
 
@@ -15,23 +15,25 @@ TOOL = {"type": "function", "function": {"name": "f", "description": "d", "param
 TOOLS = ChatRequest((USER,), tools=(TOOL,), tool_choice="required")
 
 
-def ask(**parameters):
+def chat_request(**parameters):
+    """`ASK` with these parameters."""
     return ChatRequest((USER,), parameters)
 
 
 def client_of(server, *, timeouts=None, **fields):
+    """A client of this server; `fields` are the expert's."""
     return TGIClient(Expert(name="code", url=server.url, **fields), timeouts=timeouts)
 
 
-async def collected(stream):
+async def collect_chunks(stream):
     return [chunk async for chunk in stream]
 
 
-async def answer(client, request=ASK, *, stream, **limits):
-    """The answer's text by either way, so that a failure can be tested for both."""
+async def answer_text(client, request=ASK, *, stream, **limits):
+    """The text of the whole or of the streamed answer, so that one test can cover both."""
     if not stream:
         return (await client.chat(request, **limits)).text
     return "".join([chunk.text async for chunk in client.chat_stream(request, **limits)])
 
 
-both_ways = pytest.mark.parametrize("stream", [False, True], ids=["call", "stream"])
+whole_and_streamed = pytest.mark.parametrize("stream", [False, True], ids=["call", "stream"])

@@ -1,4 +1,4 @@
-"""What the tests of the LlamaIndex adapter share: two experts, a model that routes between them, and listeners."""
+"""What the tests of the LlamaIndex adapter share: two experts, an LLM that routes between them, and event recorders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class World:
 
     @property
     def asked(self) -> tuple[int, int]:
-        """Requests that code and math have got."""
+        """How many requests the experts code and math have received."""
         return len(self.code.requests), len(self.math.requests)
 
 
@@ -54,7 +54,7 @@ class _Collector(BaseEventHandler):
 
 @contextmanager
 def listening() -> Iterator[list[BaseEvent]]:
-    """All events of LlamaIndex's instrumentation inside the block."""
+    """Record all events of LlamaIndex's instrumentation inside the block."""
     root, collector = get_dispatcher(), _Collector()
     root.event_handlers.append(collector)
     try:
@@ -64,11 +64,11 @@ def listening() -> Iterator[list[BaseEvent]]:
 
 
 def experts_of(events: list[BaseEvent]) -> list[str]:
-    """Who served, in order."""
+    """The experts that answered, in order."""
     return [event.expert for event in events if event.class_name() == "RouteServedEvent"]  # type: ignore[attr-defined]
 
 
 def counter() -> tuple[TokenCountingHandler, CallbackManager]:
-    """LlamaIndex's own token counter, which needs no tokenizer where usage is reported."""
+    """LlamaIndex's own token counter; where usage is reported it uses that instead of its tokenizer."""
     handler = TokenCountingHandler(tokenizer=str.split)
     return handler, CallbackManager([handler])

@@ -1,4 +1,4 @@
-"""A contender for the tests: it prints where answers belong, answers with what it is asked, and dies on demand."""
+"""A contender for tests of the harness: it prints to standard output, echoes its tasks, and dies on demand."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from benchmarks.harness.contenders import serve
 
 if __name__ == "__main__":
 
-    def answer(asked: dict[str, float]) -> dict[str, float]:
+    def echo(task: dict[str, float]) -> dict[str, float]:
         print("a library that says hello")
         os.write(1, b"and one that does so in C\n")
-        if "die" in asked:
+        if "die" in task:
             raise SystemExit("I was asked to die")
-        return asked
+        return task
 
-    serve(answer, {"arguments": sys.argv[1:]})
+    serve(echo, {"arguments": sys.argv[1:]})

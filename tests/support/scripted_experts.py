@@ -1,4 +1,4 @@
-"""Experts that fail as a test has written it down, and a clock that moves only when told to."""
+"""Experts that fail as a test has scripted it, and a clock that only the test moves."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ACCESS = [ExpertAuthenticationError, ExpertPermissionError, ExpertNotFoundError]
 
 
 class Time:
-    """A clock that moves only when told to."""
+    """A clock that only the test moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -59,7 +59,7 @@ class Time:
 
     @property
     def next(self) -> float:
-        """When the next sleeper wakes, inf if nobody sleeps."""
+        """When the next sleeper wakes, inf without sleepers."""
         return min((until for until, woken in self._sleepers if not woken.done()), default=math.inf)
 
     async def advance(self, seconds: float) -> None:
@@ -80,7 +80,7 @@ class NoJitter(random.Random):
 
 
 class Script:
-    """Experts that do what the test has written down for them, and answer with their name otherwise."""
+    """Experts that do what the test has scripted for them, and answer with their name otherwise."""
 
     def __init__(self, **faults: list[ExpertError | BaseException | asyncio.Event]) -> None:
         self.faults = faults
@@ -136,6 +136,6 @@ def in_flight(dispatch: Dispatcher) -> int:
 
 
 async def settle() -> None:
-    """Let every task that can go on do so."""
+    """Let every task run until it waits."""
     for _ in range(20):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A real but tiny BERT and a table of outcomes that it can learn in seconds."""
+"""A real but tiny BERT, and an outcome table that it learns in seconds."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def table(count: int = 240) -> OutcomeTable:
 
 
 def training_arguments(encoder: Path, **options: object) -> TrainingArguments:
-    """Training that takes seconds."""
-    quick = {
-        # Slow and patient enough for a random BERT to get there from any seed and on any processor.
+    """Arguments of a training that takes seconds."""
+    defaults = {
+        # Slow enough for a random BERT to converge from any seed and on any processor.
         "epochs": 12,
         "patience": 12,
         "learning_rate": 5e-4 if options.get("router", "bert") == "bert" else 3e-3,
@@ -93,12 +93,12 @@ def training_arguments(encoder: Path, **options: object) -> TrainingArguments:
         "neighbours": 20,
         "outcome_weight": 1.0,
     }
-    return TrainingArguments(**{"encoder": str(encoder), "progress": False, **quick, **options})  # type: ignore[arg-type]
+    return TrainingArguments(**{"encoder": str(encoder), "progress": False, **defaults, **options})  # type: ignore[arg-type]
 
 
-def trained(how: TrainingArguments, directory: Path) -> Path:
+def trained(arguments: TrainingArguments, directory: Path) -> Path:
     """Train on the table above into an empty directory."""
     from torouter.training.trainer import train
 
-    train(table(), out=directory, arguments=how)
+    train(table(), out=directory, arguments=arguments)
     return directory

@@ -1,4 +1,4 @@
-"""A router that a test can steer by a word of the query."""
+"""A router that a test steers by a word of the query."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from torouter.routers.baselines import BestSingleRouter
 
 
 class WordRouter(BestSingleRouter):
-    """Scores an expert one point higher where the query holds its name, and counts its forward passes."""
+    """Scores an expert one point higher if the query contains its name.
+
+    Attributes:
+        passes: The number of queries of each forward pass.
+    """
 
     passes: list[int]
 
     @classmethod
     def named(cls, means: Mapping[str, float]) -> Self:
-        """A router with these scores for queries that name nobody."""
+        """A router with these scores for queries that contain no expert's name."""
         router = cls.of(means)
         router.passes = []
         return router

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.chat_requests import answer_text, whole_and_streamed
 from tests.support.scripted_tgi import Fault, Raw, ScriptedTGI, Text
 from torouter.chat import ChatRequest, Usage
 from torouter.endpoints import TGIClient, Timeouts, client_for
@@ -34,17 +35,9 @@ ASK = ChatRequest((USER,), {"max_tokens": 32})
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
-both_ways = pytest.mark.parametrize("stream", [False, True], ids=["call", "stream"])
-
 
 def client_of(server: ScriptedTGI, timeouts: Timeouts | None = None, **fields: Any) -> TGIClient:
     return client_for(Expert(name="old", url=server.url, client="text-generation", **fields), timeouts=timeouts)
-
-
-async def answered(client: TGIClient, request: ChatRequest = ASK, *, stream: bool, **limits: float) -> str:
-    if not stream:
-        return (await client.chat(request, **limits)).text
-    return "".join([chunk.text async for chunk in client.chat_stream(request, **limits)])
 
 
 def sent(server: ScriptedTGI) -> dict[str, Any]:
@@ -53,10 +46,10 @@ def sent(server: ScriptedTGI) -> dict[str, Any]:
     return body
 
 
-@both_ways
+@whole_and_streamed
 async def test_a_chat_goes_through_the_servers_template_to_the_prompts_route(tgi: ScriptedTGI, stream: bool) -> None:
     tgi.script(Text(" It forwards packets."))
-    assert await answered(client_of(tgi), stream=stream) == " It forwards packets."
+    assert await answer_text(client_of(tgi), ASK, stream=stream) == " It forwards packets."
     assert [one.path for one in tgi.requests] == ["/chat_tokenize", "/generate_stream" if stream else "/"]
     assert sent(tgi)["inputs"] == "<|begin|><|user|>What is a router?<|assistant|>"
 
@@ -70,16 +63,16 @@ async def test_the_last_chunk_and_no_other_has_finish_reason_and_usage(tgi: Scri
     assert (last.finish_reason, last.usage) == (reply.finish_reason, reply.usage) == ("stop", Usage(7, 4))
 
 
-@both_ways
+@whole_and_streamed
 async def test_parameters_mean_what_they_mean_in_a_chat(tgi: ScriptedTGI, stream: bool) -> None:
     parameters = {"temperature": 0, "max_tokens": 5, "top_p": 1.0, "seed": 7, "frequency_penalty": 0, "stop": ["."]}
-    await answered(client_of(tgi), ChatRequest((USER,), parameters), stream=stream)
-    given = {name: value for name, value in sent(tgi)["parameters"].items() if value is not None}
-    assert given["max_new_tokens"] == 5
-    assert given["seed"] == 7
-    assert given["stop"] == ["."]
-    assert given["do_sample"] is False
-    assert not given.keys() & {"temperature", "top_p", "frequency_penalty"}
+    await answer_text(client_of(tgi), ChatRequest((USER,), parameters), stream=stream)
+    parameters_sent = {name: value for name, value in sent(tgi)["parameters"].items() if value is not None}
+    assert parameters_sent["max_new_tokens"] == 5
+    assert parameters_sent["seed"] == 7
+    assert parameters_sent["stop"] == ["."]
+    assert parameters_sent["do_sample"] is False
+    assert not parameters_sent.keys() & {"temperature", "top_p", "frequency_penalty"}
 
 
 async def test_a_chat_without_a_temperature_samples_as_it_does_natively(tgi: ScriptedTGI) -> None:
@@ -94,16 +87,16 @@ async def test_prefix_and_default_parameters_of_the_expert_are_used(tgi: Scripte
     assert sent(tgi)["parameters"]["max_new_tokens"] == 9
 
 
-@both_ways
+@whole_and_streamed
 async def test_the_answer_is_cut_at_a_stop_text(tgi: ScriptedTGI, stream: bool) -> None:
     tgi.script(Text("red. green."))
-    assert await answered(client_of(tgi), ChatRequest((USER,), {"stop": "."}), stream=stream) == "red"
+    assert await answer_text(client_of(tgi), ChatRequest((USER,), {"stop": "."}), stream=stream) == "red"
 
 
-@both_ways
+@whole_and_streamed
 async def test_a_schema_becomes_a_grammar(tgi: ScriptedTGI, stream: bool) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA}}
-    text = await answered(client_of(tgi), ChatRequest((USER,), response_format=form), stream=stream)
+    text = await answer_text(client_of(tgi), ChatRequest((USER,), response_format=form), stream=stream)
     assert json.loads(text).keys() == {"city"}
     assert sent(tgi)["parameters"]["grammar"] == {"type": "json", "value": SCHEMA}
 
@@ -123,18 +116,18 @@ async def test_tgis_own_forms_of_a_grammar_are_put_into_the_packages(
     assert sent(tgi)["parameters"]["grammar"] == grammar
 
 
-@both_ways
+@whole_and_streamed
 async def test_tools_are_refused_with_the_reason_and_nothing_is_sent(tgi: ScriptedTGI, stream: bool) -> None:
     with pytest.raises(ExpertRequestError, match="tools: the text-generation package sends prompts only"):
-        await answered(client_of(tgi), ChatRequest((USER,), tools=(TOOL,)), stream=stream)
+        await answer_text(client_of(tgi), ChatRequest((USER,), tools=(TOOL,)), stream=stream)
     assert not tgi.requests
 
 
 async def test_a_raw_prompt_is_continued(tgi: ScriptedTGI) -> None:
     tgi.script(Text(" there"), Text(" there"))
     client = client_of(tgi)
-    told = await client.generate("Hello", parameters={"decoder_input_details": True})
-    assert (told.text, told.finish_reason, told.generated_tokens) == (" there", "stop", 2)
+    answer = await client.generate("Hello", parameters={"decoder_input_details": True})
+    assert (answer.text, answer.finish_reason, answer.generated_tokens) == (" there", "stop", 2)
     assert [step.text async for step in client.generate_stream("Hello")] == [" there", ""]
 
 
@@ -152,7 +145,7 @@ async def test_what_the_package_refuses_is_named(tgi: ScriptedTGI, parameters: d
     assert not tgi.requests
 
 
-@both_ways
+@whole_and_streamed
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
@@ -181,7 +174,7 @@ async def test_every_failure_is_a_typed_error(
 ) -> None:
     tgi.always(fault)
     with pytest.raises(kind) as raised:
-        await answered(client_of(tgi, api_key="canary-7"), stream=stream)
+        await answer_text(client_of(tgi, api_key="canary-7"), ASK, stream=stream)
     assert raised.value.expert == "old"
     seen: BaseException | None = raised.value
     while seen is not None:  # aiohttp's errors hold the request's headers
@@ -193,39 +186,39 @@ async def test_every_failure_is_a_typed_error(
 async def test_a_cut_stream_is_an_error_with_its_text(tgi: ScriptedTGI, fault: Any) -> None:
     tgi.script(fault)
     with pytest.raises(TruncatedReplyError) as raised:
-        await answered(client_of(tgi), stream=True)
+        await answer_text(client_of(tgi), ASK, stream=True)
     assert raised.value.partial_text == " Hello from"
 
 
 async def test_a_cut_answer_is_an_error(tgi: ScriptedTGI) -> None:
     tgi.script(Fault.cut())
     with pytest.raises(TruncatedReplyError):
-        await answered(client_of(tgi), stream=False)
+        await answer_text(client_of(tgi), ASK, stream=False)
 
 
 async def test_an_event_without_end_is_an_error(tgi: ScriptedTGI) -> None:
     tgi.script(Fault.oversized_event())
     with pytest.raises(ExpertProtocolError):
-        await answered(client_of(tgi), stream=True)
+        await answer_text(client_of(tgi), ASK, stream=True)
 
 
 async def test_an_error_within_a_stream_has_the_text_so_far(tgi: ScriptedTGI) -> None:
     tgi.script(Fault.error_midway(2))
     with pytest.raises(ExpertGenerationError) as raised:
-        await answered(client_of(tgi), stream=True)
+        await answer_text(client_of(tgi), ASK, stream=True)
     assert raised.value.partial_text == " Hello from"
 
 
 async def test_raw_line_separators_break_no_event(tgi: ScriptedTGI) -> None:
     tgi.script(Fault.raw_unicode())
-    assert await answered(client_of(tgi), stream=True) == "line\u2028sep par\u2029sep nel\u0085 del\u007f"
+    assert await answer_text(client_of(tgi), ASK, stream=True) == "line\u2028sep par\u2029sep nel\u0085 del\u007f"
 
 
-@both_ways
+@whole_and_streamed
 async def test_the_deadline_holds_over_template_and_answer(tgi: ScriptedTGI, stream: bool) -> None:
     tgi.script(Fault.slow_start())
     with pytest.raises(ExpertTimeoutError):
-        await answered(client_of(tgi), stream=stream, deadline=0.3)
+        await answer_text(client_of(tgi), ASK, stream=stream, deadline=0.3)
     await tgi.until(lambda: tgi.in_flight == 0)
 
 
@@ -235,15 +228,15 @@ async def test_the_deadline_holds_over_template_and_answer(tgi: ScriptedTGI, str
 async def test_a_silent_stream_is_given_up(tgi: ScriptedTGI, after: int, limit: dict[str, float]) -> None:
     tgi.script(Fault.stall(after))
     with pytest.raises(ExpertTimeoutError) as raised:
-        await answered(client_of(tgi, Timeouts(**limit)), stream=True)
+        await answer_text(client_of(tgi, Timeouts(**limit)), ASK, stream=True)
     assert raised.value.partial_text == "".join([" Hello", " from"][:after])
     await tgi.until(lambda: tgi.in_flight == 0)
 
 
 async def test_a_stream_may_take_longer_than_the_packages_own_limit(tgi: ScriptedTGI) -> None:
     client = client_of(tgi)
-    asker = client._asker("/")
-    assert asker.timeout.total is None
+    package_client = client._package_client("/")
+    assert package_client.timeout.total is None
 
 
 async def test_a_server_that_is_gone_can_not_be_reached(tgi: ScriptedTGI) -> None:
@@ -273,12 +266,12 @@ async def test_a_closed_stream_closes_its_connection(tgi: ScriptedTGI) -> None:
 
 async def test_the_token_is_sent_to_the_experts_own_host() -> None:
     with ScriptedTGI(api_key="canary-7") as server:
-        assert await answered(client_of(server, api_key="canary-7"), stream=False)
+        assert await answer_text(client_of(server, api_key="canary-7"), ASK, stream=False)
 
 
-@both_ways
+@whole_and_streamed
 async def test_a_redirect_takes_no_token_to_another_host(tgi: ScriptedTGI, stream: bool) -> None:
     with ScriptedTGI() as other:
         tgi.always(Fault.redirect(f"{other.url}/generate_stream" if stream else f"{other.url}/"))
-        await answered(client_of(tgi, api_key="canary-7"), stream=stream)
+        await answer_text(client_of(tgi, api_key="canary-7"), ASK, stream=stream)
         assert [one.headers.get("Authorization") for one in other.requests] == [None]

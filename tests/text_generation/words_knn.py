@@ -15,7 +15,7 @@ WORDS = ("[UNK]", "code", "facts")
 
 
 def knn_router(directory: Path) -> KNNRouter:
-    """A router of the experts "old" and "new": "code" is the one's domain, "facts" the other's."""
+    """A router of the experts "old", good at "code", and "new", good at "facts"."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
@@ -72,8 +72,8 @@ def _message(*fields: tuple[int, int | str | bytes]) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while value > 127:
-        found.append(value & 127 | 128)
+        encoded.append(value & 127 | 128)
         value >>= 7
-    return bytes((*found, value))
+    return bytes((*encoded, value))

@@ -1,4 +1,4 @@
-"""Asks every expert every query and writes an outcome table; a run that was stopped goes on where it was."""
+"""Asks every expert every query and writes an outcome table; a stopped run continues where it was."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--experts", required=True, metavar="YAML", help="the pool of experts")
     add("--queries", required=True, metavar="FILE", help=".jsonl, .csv or .parquet, or the Hub id of a data set")
-    add("--out", required=True, metavar="TABLE", help="the outcome table, .parquet; one that is there is added to")
-    add("--column", action="append", type=_renamed, default=[], metavar="OURS=THEIRS", help="such as query=question")
-    add("--subset", help="configuration of a Hub data set that has several")
+    add("--out", required=True, metavar="TABLE", help="the outcome table, .parquet; an existing one is extended")
+    add(
+        "--column",
+        action="append",
+        type=_column_mapping,
+        default=[],
+        metavar="OURS=THEIRS",
+        help="a column's other name in FILE, such as query=question",
+    )
+    add("--subset", help="configuration of a Hub data set")
     add("--split", default="train", help="of a Hub data set; default: train")
-    add("--concurrency", type=int, default=4, metavar="N", help="queries that an expert is asked at once; default: 4")
-    add("--deadline", type=float, default=300.0, metavar="SECONDS", help="for one answer; default: 300")
-    add("--nll", action="store_true", help="measure the references' likelihood too, where TGI tells prefill logprobs")
+    add("--concurrency", type=int, default=4, metavar="N", help="queries per replica at a time; default: 4")
+    add("--deadline", type=float, default=300.0, metavar="SECONDS", help="time limit of one answer; default: 300")
+    add("--nll", action="store_true", help="measure the references' likelihood too, where TGI returns prefill logprobs")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Collect, and say what came of it."""
+    """Collect the answers and print how many there are."""
     import asyncio
 
     from torouter.experts import ExpertPool
@@ -42,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _renamed(text: str) -> tuple[str, str]:
+def _column_mapping(text: str) -> tuple[str, str]:
     ours, equals, theirs = text.partition("=")
     if not (ours and equals and theirs):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form OURS=THEIRS, such as query=question")

@@ -1,4 +1,4 @@
-"""Shows routing with real experts: on this machine, or on your own endpoints."""
+"""Demonstrates routing with real experts, on this machine or behind your own endpoints."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--experts", type=Path, metavar="YAML", help="your own endpoints; default: three experts on this machine")
     add("--out", type=Path, metavar="DIR", help="keep the trained router here")
-    add("--epochs", type=int, help="of training")
-    add("--questions", type=int, default=120, help="asked of your own experts, to have outcomes to learn from")
-    add("--allow-code", action="store_true", help="ask your own experts for Python too, and run it to score it")
+    add("--epochs", type=int, help="epochs of training")
+    add("--questions", type=int, default=120, help="questions to your own experts, for outcomes to train on")
+    add("--allow-code", action="store_true", help="ask your own experts for Python code too, and run it to score it")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Scores every expert for a text and shows which one would be asked."""
+"""Scores every expert for a text and shows which one would be asked first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the experts by score."""
+    """Print the experts, the best score first."""
     from torouter.routers.router import AutoRouter
     from torouter.routing.decision import RouteDecision
     from torouter.routing.display import score_lines

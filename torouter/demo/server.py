@@ -1,7 +1,7 @@
-"""Real experts on this machine: SmolLM2-135M behind llama.cpp's own server, one address per expert.
+"""Serves real experts on this machine: SmolLM2-135M behind llama.cpp's server, one address per expert.
 
 All experts share one server and its weights. Each has an address of its own, a small forwarder on loopback, so that
-one of them can be shut as if its machine had died while the others go on.
+one expert can be stopped as if its machine had died while the others go on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CHUNK = 65_536
 
 
 def smollm2_weights() -> Path:
-    """The GGUF file inside the package that carries it; the package is looked up, not imported.
+    """The GGUF file in the weights' package, which is located but not imported.
 
     Raises:
         MissingExtraError: The package is not installed.
@@ -41,11 +41,11 @@ def smollm2_weights() -> Path:
 
 @contextmanager
 def smollm2_server(*, parallel: int = 3, threads: int = 1, port: int = 0) -> Iterator[str]:
-    """Serve SmolLM2 over `/v1/chat/completions` on loopback and give its url; leaving the block ends the server.
+    """Serve SmolLM2 over `/v1/chat/completions` on loopback and yield its url; the server ends with the block.
 
     Args:
-        parallel: Requests that are answered at once; the context of 8,192 tokens is shared among them.
-        threads: Threads of computation; two on a busy machine wait for each other and can be ten times slower than one.
+        parallel: Requests that are answered at once; they share a context of 8,192 tokens.
+        threads: Computing threads; on a busy machine two wait for each other and can be ten times slower than one.
         port: Port to bind, 0 for any free one.
 
     Raises:
@@ -74,7 +74,7 @@ def smollm2_server(*, parallel: int = 3, threads: int = 1, port: int = 0) -> Ite
 
 
 class Forwarder:
-    """A loopback address that passes bytes on to `url`, and can be shut."""
+    """A loopback address that forwards bytes to and from `url`, and can be stopped."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -88,7 +88,7 @@ class Forwarder:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:
-        """Shut the address and break its open connections."""
+        """Close the address and break its open connections."""
         if self._server is not None:
             self._server.close()
         for connection in self._connections:
@@ -96,27 +96,27 @@ class Forwarder:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A task of our own: one that the stream server makes complains on stderr when it is cancelled.
+        # A task of our own: the stream server's own task would log a traceback when it is cancelled.
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there: asyncio.StreamWriter | None = None
+        upstream: asyncio.StreamWriter | None = None
         try:
-            there_reader, there = await asyncio.open_connection(self._host, self._port)
-            await asyncio.gather(_pass_on(reader, there), _pass_on(there_reader, writer))
+            upstream_reader, upstream = await asyncio.open_connection(self._host, self._port)
+            await asyncio.gather(_forward(reader, upstream), _forward(upstream_reader, writer))
         except OSError:
             pass  # the server is gone, and so is this connection
         finally:
             writer.transport.abort()
-            if there is not None:
-                there.transport.abort()
+            if upstream is not None:
+                upstream.transport.abort()
 
 
 @asynccontextmanager
 async def forwarders(url: str, names: list[str]) -> AsyncIterator[dict[str, tuple[str, Forwarder]]]:
-    """One forwarder per name, as `{name: (its url, forwarder)}`; leaving the block shuts all."""
+    """One forwarder per name, as `{name: (its url, forwarder)}`; all stop with the block."""
     started = {name: Forwarder(url) for name in names}
     try:
         yield {name: (await forwarder.start(), forwarder) for name, forwarder in started.items()}
@@ -125,7 +125,7 @@ async def forwarders(url: str, names: list[str]) -> AsyncIterator[dict[str, tupl
             await forwarder.stop()
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(ConnectionError, RuntimeError):
         while data := await reader.read(_CHUNK):
             writer.write(data)

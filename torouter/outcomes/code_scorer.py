@@ -1,15 +1,4 @@
-"""Scores code by running it against its tests, each answer in a process of its own with everything closed that we can.
-
-What is guaranteed: a time limit, after which the whole process group is killed; limits on memory, processor time, size
-of files and open files (POSIX rlimits); no environment, no user packages, an empty working directory, no input.
-On Linux the process also leaves the network: by a network namespace of its own, wherever the kernel lets this user have
-one. Where not, and on other systems, what closes it is an audit hook, which honest code can't pass but an attack on
-CPython can; a warning says so. The same hook forbids to start or signal other processes, to delete or rename files, and
-to write outside of the empty directory.
-The kernel refuses it threads too, unless the user is root.
-What is not: the code reads what files this user may read, and a hook is no prison. For code that you expect to be
-hostile, run the whole of `torouter label` in a container or a virtual machine without network.
-"""
+"""Scores code by running it against its tests, each answer in a restricted process of its own."""
 
 from __future__ import annotations
 
@@ -39,9 +28,21 @@ class CodeScorer:
     The code is the response's first fenced block, closed or not, or all of the response where it has no fence. The
     reference is JSON, {"tests": ["assert f(2) == 4", ...]}; a "code" beside them is a solution, which is not run.
 
+    Guaranteed are a time limit, after which the whole process group is killed; limits on memory, processor time, size
+    of files and open files (POSIX rlimits), and on threads unless the user is root; no environment, no user packages,
+    an empty working directory, no input.
+
+    On Linux the process also has no network: it gets an empty network namespace, if the kernel allows that to this
+    user. Otherwise, and on other systems, only an audit hook blocks the network, which stops honest code but not an
+    attack on CPython; a warning is logged then. The hook also forbids starting or signalling other processes, deleting
+    or renaming files, and writing outside the empty directory.
+
+    Not guaranteed: the code can read every file that this user can read, and an audit hook is no sandbox. If you expect
+    hostile code, run `torouter label` as a whole in a container or a virtual machine without network.
+
     Args:
-        seconds: Limit on the time of one response.
-        megabytes: Limit on its address space.
+        seconds: Time limit of one response.
+        megabytes: Limit of its address space.
 
     Raises:
         ConfigurationError: The system has no rlimits (Windows).
@@ -67,7 +68,7 @@ class CodeScorer:
         return [float(self._passes(code, tests)) for code, tests in bar]
 
     def _passes(self, code: str, tests: Sequence[str]) -> bool:
-        # The word that only a run to the end says: code may well call sys.exit(0) before the first test.
+        # Only a run that reaches the end writes this word: the code may call sys.exit(0) before the first test.
         word = secrets.token_hex(16)
         task = {"code": code, "tests": tests, "word": word, "seconds": self._seconds, "megabytes": self._megabytes}
         with tempfile.TemporaryDirectory(prefix="torouter-code-") as folder:
@@ -93,7 +94,7 @@ class CodeScorer:
 
 
 def code_in(response: str) -> str:
-    """The first fenced block of a response, to its end or the response's, or the response where there is none."""
+    """The first fenced block of a response, closed or not; the whole response if it has none."""
     block = re.search(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", response, re.DOTALL | re.MULTILINE)
     return block[1] if block else response
 
@@ -110,7 +111,7 @@ def _tests(reference: str) -> list[str]:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all that it started, so that nothing outlives its answer's time."""
+    """Kill the process and all that it started, so that nothing outlives the time limit."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

@@ -1,4 +1,4 @@
-"""Asks every expert every query, and keeps each finished cell whatever happens to the run."""
+"""Asks every expert every query and writes an outcome table; finished cells survive whatever stops the run."""
 
 from __future__ import annotations
 
@@ -34,22 +34,26 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FINGERPRINTS = "torouter_experts"
-"""Where the table's file (its frame's `attrs`) says whose answers it holds: {expert: fingerprint}."""
+"""Key in the attributes of the table's frame, and so in its file, of {expert: fingerprint}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How fast experts are called, and how often again after a failure that may pass: see `Retry`, whose fields it has."""
+    """Concurrency, time limit and retries of a run. `clock`, `sleep` and `draw` (0 to 1) are for tests.
+
+    A query whose failure may be temporary is retried up to `retries` times, after a random time between 0 and
+    min(`longest`, `first` * 2 ** attempt) seconds; see `torouter.runtime.retry`.
+    """
 
     concurrency: int = 4
-    """Queries that each replica of an expert is asked at once, where the expert has no `max_concurrency` of its own."""
+    """Most queries at a time to each replica of an expert without a `max_concurrency` of its own."""
     deadline: float = 300.0
-    """Seconds that one answer may take."""
+    """Most seconds of one answer."""
     retries: int = 5
     first: float = 1.0
     longest: float = 30.0
     failures: int = 10
-    """Failed queries in a row, of one expert, after which the run stops."""
+    """Failed queries of one expert in a row after which the run stops."""
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     draw: Callable[[], float] = random.random
@@ -66,20 +70,20 @@ async def collect(
 ) -> OutcomeTable:
     """Ask every expert every query and write the table, without scores, to `out`.
 
-    Each finished cell goes to `out`.journal.jsonl at once. A run that was stopped, by whatever, is continued by the
-    same call: cells of the journal and of an existing `out` are not asked again, but for those that failed. So is a
-    table to which queries or experts were added; queries that only `out` knows are kept, and asked of new experts.
+    Each finished cell is written to `out`.journal.jsonl at once. The same call continues a stopped run: cells in the
+    journal and in an existing `out` are not asked again, except those that failed. It also extends a table by new
+    queries or experts; queries that only `out` has are kept, and new experts are asked them too.
 
     Args:
         experts: The experts.
-        queries: The queries; their data set, reference and scorer win over what `out` says.
+        queries: The queries; their data set, reference and scorer override those in `out`.
         out: A .parquet file.
         nll: Whether to measure each newly asked reference's negative log-likelihood too, where the server can.
-        pace: Concurrency, patience and retries.
+        pace: Concurrency, time limit and retries.
 
     Raises:
-        ConfigurationError: Another run is at work on `out`; an expert has changed since it was asked, or is not in
-            `experts` any more; a query has another text than under its id in `out`.
+        ConfigurationError: Another run is writing `out`; an expert in it has changed or is missing from `experts`; or a
+            query has another text in `out`.
         OutcomeTableError: `out` is damaged.
         CollectStoppedError: An expert refused access, or failed too often in a row.
     """
@@ -119,13 +123,13 @@ def _known(out: Path, journal: CellJournal) -> tuple[dict[Cell, Row], dict[str, 
 def _checked_experts(
     out: Path, experts: ExpertPool, rows: Mapping[Cell, Row], known: Mapping[str, str]
 ) -> dict[str, str]:
-    """The experts' fingerprints, once it is sure that no answer of another set-up is mixed with theirs."""
+    """The experts' fingerprints, after a check that `rows` hold no answers of changed or missing experts."""
     fingerprints = {name: ExpertPool([expert]).fingerprint for name, expert in experts.items()}
     for (_, name), row in rows.items():
         if name not in fingerprints:
             msg = f"{out}: it has answers of {name!r}, who is not among the experts: add it, or give another --out"
             raise ConfigurationError(msg)
-        # One that has only failed may well have been mended.
+        # An expert that has only failed may have been corrected since.
         if row["error"] is None and known.get(name, fingerprints[name]) != fingerprints[name]:
             msg = (
                 f"{out}: expert {name!r} is not what it was when its answers were collected (model, adapter, prefix or "
@@ -136,7 +140,7 @@ def _checked_experts(
 
 
 def _all_queries(out: Path, rows: Mapping[Cell, Row], queries: Sequence[Query]) -> dict[str, Query]:
-    """All queries by id: those given, and those that only the rows know."""
+    """All queries by id: the given ones, and those that only the rows have."""
     if not queries:
         raise ConfigurationError("queries: there is none; give at least one")
     asked = {query.query_id: query for query in queries}
@@ -152,7 +156,7 @@ def _all_queries(out: Path, rows: Mapping[Cell, Row], queries: Sequence[Query]) 
 
 
 def _facts(query: Query, row: Row) -> Row:
-    """What of a row comes from its query. A score against another reference is a score no more."""
+    """The fields of a row that come from its query; a score against another reference is dropped."""
     facts = asdict(query)
     return facts if row["reference"] == query.reference else facts | {"score": None}
 
@@ -168,7 +172,7 @@ def _table(rows: Sequence[Row], fingerprints: Mapping[str, str]) -> OutcomeTable
 async def _run_all(runs: Sequence[_ExpertRun], journal: CellJournal, done: int) -> None:
     from tqdm import tqdm
 
-    # tqdm leaves the initial ones out of its rate, so that the time left is right after a restart too.
+    # tqdm leaves the initial cells out of its rate, so that the remaining time is right after a restart too.
     total = done + sum(run.count for run in runs)
     with tqdm(total=total, initial=done, unit="cell", file=sys.stderr, disable=None) as bar:
 
@@ -205,7 +209,7 @@ class _ExpertRun:
         )
 
     def workers(self, finished: Callable[[Row], None]) -> Iterator[Coroutine[Any, Any, None]]:
-        """As many as there may be requests at once."""
+        """One worker for each request that may be open at a time."""
         for url in self._expert.urls:
             client = client_for(self._expert, url=url, timeouts=Timeouts(total=self._pace.deadline))
             for _ in range(self._expert.max_concurrency or self._pace.concurrency):
@@ -232,7 +236,7 @@ class _ExpertRun:
         start = self._pace.clock()
         reply = await client.chat(request)
         return {
-            # Half a surrogate pair, which JSON can hold, has no place in parquet.
+            # JSON can hold half a surrogate pair, parquet can't.
             "response": reply.text.encode("utf-8", "replace").decode(),
             "input_tokens": reply.usage.input_tokens if reply.usage else None,
             "output_tokens": reply.usage.output_tokens if reply.usage else None,
@@ -246,16 +250,16 @@ class _ExpertRun:
         try:
             return await self._retry(lambda: reference_nll(client, request, reference))
         except NLLUnavailableError as error:
-            if self._nll:  # another worker may have said so by now
+            if self._nll:  # else another worker has logged it already
                 self._nll = False
                 logger.warning("%s", error)
         except ExpertError as error:
-            # The answer is there, and worth more than its reference's likelihood.
+            # The answer itself is kept.
             logger.warning("no nll of a reference: %s", error)
         return None
 
     def _count(self, error: ExpertError) -> None:
-        """Stop the run where an expert fails query after query; that a query is too long is not its failure."""
+        """Count a failed query and stop the run after too many in a row; too long a query does not count."""
         if isinstance(error, ContextLengthError):
             return
         self._failures += 1

@@ -1,4 +1,4 @@
-"""Queries to ask experts, from a local file or a data set of the Hugging Face Hub."""
+"""Reads the queries for `collect` from a local file or a data set of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Query:
 
     Attributes:
         query_id: Unique within its table.
-        dataset: Name of the data set that it belongs to.
-        query: The text that every expert is asked.
-        reference: The right answer, for scorers and NLL; None where none is known.
-        scorer: Name of the scorer that suits the reference, for `torouter label --scorer table`.
+        dataset: Name of its data set.
+        query: The text that is sent to every expert.
+        reference: The right answer, for scorers and NLL; None if unknown.
+        scorer: Name of the scorer for this reference, used by `torouter label --scorer table`.
     """
 
     query_id: str
@@ -44,18 +44,18 @@ def read_queries(
 ) -> tuple[Query, ...]:
     """Read queries in the order of the source.
 
-    Only the text must be there. A missing `dataset` is the file's or data set's name, a missing `query_id` a hash of
-    data set and text, which stays the same when rows are added or moved.
+    Only the text is required. `dataset` defaults to the name of the file or data set, `query_id` to a hash of data set
+    and text, which stays the same when rows are added or moved.
 
     Args:
         source: A .jsonl, .csv or .parquet file, or else the Hub id of a data set, which needs `pip install datasets`.
-        columns: The source's names of columns that are called otherwise there, such as {"query": "question"}.
+        columns: Our column names and the source's, where they differ, such as {"query": "question"}.
         split: Split of a Hub data set.
-        subset: Configuration of a Hub data set that has several.
+        subset: Configuration of a Hub data set.
 
     Raises:
-        ConfigurationError: The source can't be read, holds no query, lacks a column, or repeats an id; the message
-            names row, column and fix.
+        ConfigurationError: The source can't be read, is empty, lacks a column, or has a duplicate id; the message names
+            row, column and fix.
         MissingExtraError: The source is a Hub id and `datasets` is not installed.
     """
     names = {column: column for column in COLUMNS} | dict(columns or {})
@@ -76,7 +76,7 @@ def read_queries(
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a frame as plain dicts, in which None is what pandas has four words for."""
+    """The rows of a frame as plain dicts, with None for each of pandas' kinds of missing values."""
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]
 
@@ -94,7 +94,7 @@ def _rows_of_hub(source: str, split: str, subset: str | None) -> list[dict[str, 
         raise MissingExtraError(f"{source}: {msg}") from None
     try:
         return list(load_dataset(source, subset, split=split))
-    except Exception as error:  # whatever the network, the Hub and the data set's form make datasets raise
+    except Exception as error:  # datasets raises many kinds, for the network, the Hub and the data set's format
         raise ConfigurationError(f"can't be loaded from the Hub (split {split!r}): {error}") from error
 
 
@@ -127,7 +127,7 @@ def _text(value: Any, number: int, name: str) -> str | None:
     if not isinstance(value, (str, int, float)):
         kind = type(value).__name__
         raise ConfigurationError(f"row {number} (the first is 0), column {name}: it is a {kind}: give one text")
-    if isinstance(value, float) and value.is_integer():  # pandas makes whole numbers with gaps between them floats
+    if isinstance(value, float) and value.is_integer():  # pandas reads a column of integers with gaps as floats
         value = int(value)
     return str(value)
 

@@ -1,4 +1,4 @@
-"""Scorers by name: each turns answers and references into scores of 0 to 1."""
+"""The scorers by name; each turns answers and references into scores of 0 to 1."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ BERTSIM = {"bertsim": "f1", "bertsim-precision": "precision", "bertsim-recall": 
 
 
 def contains(response: str, reference: str) -> float:
-    """Whether the reference stands in the response as a whole word or phrase, in any letter case."""
+    """Whether the response contains the reference as a whole word or phrase, ignoring case."""
     words = r"\s+".join(map(re.escape, reference.split()))
     return float(re.search(rf"(?<!\w){words}(?!\w)", response, re.IGNORECASE) is not None)
 
 
 def exact(response: str, reference: str) -> float:
-    """Whether the first line of the response is the reference, letter case included.
+    """Whether the first line of the response equals the reference's, case included.
 
-    Outer quotes and a final full stop count on neither side.
+    Outer quotes and a final full stop are ignored on both sides.
     """
     return float(_first_line(response) == _first_line(reference))
 
@@ -39,9 +39,9 @@ def exact(response: str, reference: str) -> float:
 def choice(response: str, reference: str) -> float:
     """Whether the response chooses the reference's letter (A to J) of a multiple choice.
 
-    The letter is looked for as MMLU-Pro's evaluation does (TIGER-AI-Lab/MMLU-Pro, evaluate_from_api.py): what follows
-    the last "answer is" or "answer:", else the last capital letter that stands alone. Before that last resort comes a
-    letter at the start of the response, such as "B)", or in brackets: "A" and "I" are English words too.
+    The letter is searched as in MMLU-Pro's evaluation (TIGER-AI-Lab/MMLU-Pro, evaluate_from_api.py): the one after the
+    last "answer is" or "answer:", else the last single capital letter. Before that last resort a letter at the start of
+    the response, such as "B)", or in brackets is taken, as "A" and "I" are English words too.
     """
     wanted = re.match(r"\W*([A-Ja-j])\b", reference)
     if wanted is None:
@@ -50,7 +50,7 @@ def choice(response: str, reference: str) -> float:
 
 
 def number(response: str, reference: str) -> float:
-    """Whether the last number of the response equals the reference's; commas of thousands and 5 or 5.0 are the same."""
+    """Whether the last number of the response equals the reference's, as numbers: 5 is 5.0, and 1,000 is 1000."""
     wanted = _last_number(reference)
     if wanted is None:
         raise ConfigurationError(f"scorer number: the reference {reference[:40]!r} has no number")
@@ -62,7 +62,7 @@ SCORERS = (*BERTSIM, *RULES, "code")
 
 
 def by_rule(rule: Rule) -> Scorer:
-    """A scorer that asks `rule`, any callable, for one pair at a time."""
+    """A scorer that applies `rule`, any callable, to one pair at a time."""
 
     def score(responses: Sequence[str], references: Sequence[str]) -> list[float]:
         return [float(rule(response, reference)) for response, reference in zip(responses, references, strict=True)]
@@ -76,7 +76,7 @@ def get_scorer(name: str, *, encoder: str | None = None, allow_code: bool = Fals
     Args:
         name: One of `SCORERS`.
         encoder: Directory or Hub id of BERTSim's encoder; None is all-MiniLM-L6-v2.
-        allow_code: Whether "code" may run the code that experts wrote, within the bounds of `CodeScorer`.
+        allow_code: Whether "code" may run the code that experts wrote, within the limits of `CodeScorer`.
 
     Raises:
         ConfigurationError: The name is unknown, "code" is not allowed, or the encoder can't be loaded.

@@ -1,1 +1,1 @@
-"""Scores to a decision: policy, requirements of a request, calibration."""
+"""From scores to a decision: policy, requirements of a request, calibration."""

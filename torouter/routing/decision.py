@@ -1,4 +1,4 @@
-"""What the router and the policy decided for one query."""
+"""`RouteDecision`: the experts for one query in the order in which they are asked, and why."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class RouteDecision:
     """The experts of one query in the order in which they are asked.
 
     Attributes:
-        ranking: Expert names, the chosen one first. The dispatcher walks it when an expert can't answer.
-        scores: The router's score of each expert it knows, before the policy changed anything; a read-only mapping, of
-            which `dict()` makes one that JSON takes.
-        reason: Why the first is first: "router", "pinned", or the policy's own word.
+        ranking: Expert names, the chosen one first. If an expert can't answer, the next one is asked.
+        scores: The router's score of each expert that it knows, before the policy is applied; a read-only mapping
+            (`dict(scores)` can be written as JSON).
+        reason: Why the first expert is first: "router", "pinned", or the policy's reason ("default", "edge", "filter",
+            "session", "trade-off").
         milliseconds: Time that scoring and deciding took.
-        prices: What each expert is expected to take for this query, USD per 1,000 such queries, where it has prices;
-            a mapping likewise.
+        prices: Expected price of each expert that has prices, in USD per 1,000 such queries; a read-only mapping too.
     """
 
     ranking: tuple[str, ...]
@@ -47,7 +47,7 @@ class RouteDecision:
         }
 
     def _repr_html_(self) -> str:
-        """How a notebook shows it."""
+        """The table that a notebook shows."""
         return decision_table(
             self.ranking,
             self.scores,
@@ -57,7 +57,7 @@ class RouteDecision:
 
 
 def routing_block(decision: RouteDecision, expert: str, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """What an answer's metadata says of its way, in plain JSON: `expert` served it, `attempts` failed before."""
+    """The routing block of an answer's metadata, in plain JSON: `expert` answered, `attempts` failed before it."""
     return {
         **decision.to_json(),
         "expert": expert,

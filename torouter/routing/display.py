@@ -1,4 +1,4 @@
-"""How a decision is shown to a person: lines of bars for a terminal, a table for a notebook."""
+"""Shows a decision to a person: lines with bars for a terminal, an HTML table for a notebook."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 BAR = 24
-"""Columns of a full bar."""
+"""Width of a full bar in columns."""
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _BAR_PIXELS = 160
 # Colours that carry enough contrast on a light and on a dark page; the text keeps the notebook's own colour.
@@ -30,12 +30,12 @@ def score_lines(scores: Mapping[str, float], chosen: str) -> list[str]:
 def decision_table(
     ranking: Sequence[str], scores: Mapping[str, float], prices: Mapping[str, float], *, caption: str
 ) -> str:
-    """An HTML table with one row per expert: those of the ranking in its order, then those that were left out.
+    """An HTML table with one row per expert: first the ranking in its order, then the experts that were left out.
 
     Args:
         ranking: Expert names, the chosen one first.
-        scores: The router's scores; a bar is full at 1 or, where scores go beyond, at the highest.
-        prices: Expected prices in USD per 1,000 queries; empty for a table without that column.
+        scores: The router's scores; a bar is full at 1, or at the highest score if that is above 1.
+        prices: Expected prices in USD per 1,000 queries; empty leaves their column out.
         caption: Text above the table.
     """
     order = [*ranking, *(name for name in scores if name not in ranking)]
@@ -48,18 +48,18 @@ def decision_table(
 
 
 def _cells(name: str, ranking: Sequence[str], score: float | None, full: float) -> str:
-    shown = escape(name)
+    label = escape(name)
     if name == ranking[0]:
-        shown = f"<b>{shown}</b>"
+        label = f"<b>{label}</b>"
     elif name not in ranking:
-        shown = f"{shown} <i>(not asked)</i>"
-    cell = f"<td style='text-align:left'>{shown}</td>"
+        label = f"{label} <i>(not asked)</i>"
+    cell = f"<td style='text-align:left'>{label}</td>"
     if score is None:
         return f"{cell}<td></td><td>no score</td>"
     width = round(_BAR_PIXELS * max(0.0, score) / full)
     colour = _CHOSEN if name == ranking[0] else _OTHER
-    drawn = f"<div style='width:{width}px;height:0.8em;background:{colour}'></div>"
-    return f"{cell}<td style='width:{_BAR_PIXELS}px'>{drawn}</td><td>{score:.3f}</td>"
+    score_bar = f"<div style='width:{width}px;height:0.8em;background:{colour}'></div>"
+    return f"{cell}<td style='width:{_BAR_PIXELS}px'>{score_bar}</td><td>{score:.3f}</td>"
 
 
 def _price(name: str, prices: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""RoutingPolicy: scores, prices, seconds and abilities in, one ranking of the experts out."""
+"""`RoutingPolicy`: ranks the experts for one query by score, price, seconds and abilities."""
 
 from __future__ import annotations
 
@@ -22,41 +22,40 @@ from torouter.routing.scores import Scores
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RoutingPolicy:
-    """How the experts of one query are ordered. A value: frozen, comparable, printed with what is not default.
+    """How the experts for one query are ranked. A frozen, comparable value; its repr shows what is not default.
 
     Each usable expert gets
 
         value = score - price_weight * price - latency_weight * seconds
                 + edge_threshold (if it has the `edge` tag) + switch_margin (if it served the session's last query)
 
-    and the ranking is by value, the highest first; `default_expert` is put before all where the router is not sure.
-    Experts that the router has no score for come last, in the pool's order: nobody knows what they are worth, but they
-    are better than no answer.
+    and the ranking is by value, the highest first; `default_expert` comes before all where the router is not sure.
+    Experts without a score come last, in the pool's order: their quality is unknown, but any answer beats none.
 
     Raises:
-        ConfigurationError: A field has a value that can't work; the message names field, value and fix.
+        ConfigurationError: A field has an invalid value; the message names field, value and fix.
     """
 
     price_weight: float = 0.0
     """Lambda: score points that one USD per 1,000 queries is worth. With scores from 0 to 1, 0.05 means that an expert
-    that costs 1 USD more per 1,000 queries must be right on 5 % more of them. A price nobody states counts as 0."""
+    that costs 1 USD more per 1,000 queries must be right on 5 % more of them. An unknown price counts as 0."""
     latency_weight: float = 0.0
-    """Mu: score points that one second is worth. Seconds nobody knows count as 0, so that they become known."""
+    """Mu: score points that one second is worth. Unknown seconds count as 0, so that a new expert gets measured."""
     max_price: float | None = None
-    """No expert whose expected price for this query is higher is asked; USD per 1,000 queries (10: a cent each)."""
+    """Experts with a higher expected price for this query are left out; USD per 1,000 queries (10: a cent each)."""
     max_seconds: float | None = None
-    """No expert that is expected to take longer is asked; seconds."""
+    """Experts that are expected to take more seconds are left out."""
     edge: str | None = None
-    """Tag of the experts that are asked first as long as nobody else is expected to be much better."""
+    """Tag of the experts that are asked first unless another one is expected to be much better."""
     edge_threshold: float = 0.0
-    """Score points that another expert must be better by before it is asked instead of an edge expert. Below zero: that
-    it may be worse by. `torouter.routing.calibration.calibrate` chooses it from outcomes, and `price_weight` too."""
+    """Score points by which another expert must be better to be asked instead of an edge expert; below zero, points by
+    which it may be worse. `torouter.routing.calibration.calibrate` chooses this or `price_weight` from outcomes."""
     default_expert: str | None = None
-    """The expert that is asked first where the router is not sure."""
+    """The expert that is asked first where the router is not sure; needs `min_confidence`."""
     min_confidence: float | None = None
-    """The router is not sure where its highest score for a usable expert is below this."""
+    """The router counts as not sure if its highest score for a usable expert is below this."""
     switch_margin: float = 0.1
-    """Score points that another expert must be better by before a session changes its expert."""
+    """Score points by which another expert must be better before a session changes its expert."""
     exclude: frozenset[str] = frozenset()
     """Names of experts that are never asked."""
 
@@ -74,7 +73,7 @@ class RoutingPolicy:
         if (self.default_expert is None) != (self.min_confidence is None):
             raise _wrong("min_confidence", self.min_confidence, "give default_expert and min_confidence together")
         if self.edge is None and self.edge_threshold:
-            raise _wrong("edge_threshold", self.edge_threshold, "say with `edge` which tag the edge experts have")
+            raise _wrong("edge_threshold", self.edge_threshold, "give `edge`, the tag of the edge experts, too")
         if isinstance(self.exclude, str) or not isinstance(self.exclude, Iterable):
             raise _wrong("exclude", self.exclude, "give a list of experts' names")
         object.__setattr__(self, "exclude", frozenset(self.exclude))
@@ -93,17 +92,19 @@ class RoutingPolicy:
         """Rank the experts for one query.
 
         Args:
-            scores: The router's score by expert, higher is better. Names that the pool has not are left alone.
+            scores: The router's score by expert, higher is better. Names that the pool lacks are ignored.
             experts: The experts that can be asked.
-            requirements: What the request asks of an expert; those that can't serve it are left out of the ranking.
-            pinned: Ask this expert and no other. Weights and ceilings don't count then, abilities and window do.
-            exclude: Names that this call must not use, added to the policy's own.
+            requirements: What the request needs; experts that can't serve it are left out of the ranking.
+            pinned: Ask only this expert. Weights and ceilings are ignored then, abilities and context window are not.
+            exclude: Names that this call must not use, in addition to the policy's own.
             previous: The expert that served the session's last query.
             estimates: Usual output tokens and seconds by expert.
 
         Raises:
-            ContextLengthError: An expert could serve the request, but it fits into no such expert's window.
-            ConfigurationError: No expert can serve the request, or a name is unknown; the message says why for each.
+            ContextLengthError: The request fits into the context window of no expert that could serve it.
+            ConfigurationError: No expert can serve the request, for the reasons that the message gives for each; or the
+                router scores none of the experts.
+            UnknownExpertError: The pool has no expert of a given name.
         """
         names = experts.names
         if scores and not any(name in scores for name in names):
@@ -111,18 +112,18 @@ class RoutingPolicy:
             raise ConfigurationError(msg + "give the experts the names that the router was trained with")
         barred = self.exclude.union(exclude)
         for name in barred if self.default_expert is None else barred.union((self.default_expert,)):
-            experts[name]  # an unknown name is a mistake, not a wish that can be ignored
+            experts[name]  # an unknown name is an error
         usual = Estimates.of(estimates or {}, names)
         prices = ExpectedPrices(experts, requirements, usual)
-        told = scores if isinstance(scores, Scores) else dict(scores)
+        given_scores = scores if isinstance(scores, Scores) else dict(scores)
         if pinned is not None:
-            why = _refusal(experts[pinned], pinned in barred, requirements.abilities, requirements.window(pinned))
-            if why is not None:
-                raise _nobody_left({pinned: why})
-            return RouteDecision(ranking=(pinned,), scores=told, reason="pinned", prices=prices)
+            refusal = _refusal(experts[pinned], pinned in barred, requirements.abilities, requirements.window(pinned))
+            if refusal is not None:
+                raise _no_expert_left({pinned: refusal})
+            return RouteDecision(ranking=(pinned,), scores=given_scores, reason="pinned", prices=prices)
         refused = {**self._over_ceiling(prices, usual), **_unfit(experts, barred, requirements)}
         if len(refused) == len(names):
-            raise _nobody_left({name: refused[name] for name in names})
+            raise _no_expert_left({name: refused[name] for name in names})
         row = Scores.of(scores, names).row
         order, changed = self._order(row, experts, prices, usual, previous)
         if refused:
@@ -135,7 +136,7 @@ class RoutingPolicy:
             reason = "default"
         elif (changed or refused) and scores and names[row.argmax()] != ranking[0]:
             reason = self._reason(experts[ranking[0]], names[row.argmax()] in refused, previous)
-        return RouteDecision(ranking=tuple(ranking), scores=told, reason=reason, prices=prices)
+        return RouteDecision(ranking=tuple(ranking), scores=given_scores, reason=reason, prices=prices)
 
     def _order(
         self,
@@ -145,7 +146,7 @@ class RoutingPolicy:
         usual: Estimates,
         previous: str | None,
     ) -> tuple[NDArray[np.intp], bool]:
-        """Positions of all experts by their values, the highest first, and whether these are not the scores alone."""
+        """Positions of all experts by value, the highest first, and whether values differ from the scores."""
         values, is_edge = row, None
         if self.price_weight:
             values = values - self.price_weight * prices.of_all
@@ -171,7 +172,7 @@ class RoutingPolicy:
         return "edge" if self.edge in first.tags else "trade-off"
 
     def check(self, experts: ExpertPool) -> None:
-        """Find names and tags that no expert has, before the first query does.
+        """Refuse a policy with names or tags that no expert has, before the first query.
 
         Raises:
             ConfigurationError: `default_expert`, a name in `exclude` or the `edge` tag fits no expert.
@@ -182,11 +183,11 @@ class RoutingPolicy:
             raise _wrong("edge", self.edge, "give at least one expert this tag")
 
     def replace(self, **changes: Any) -> RoutingPolicy:
-        """A copy with other values in some fields."""
+        """A copy with these fields changed."""
         return replace(self, **_known_fields(changes))
 
     def __or__(self, other: RoutingPolicy) -> RoutingPolicy:
-        """This policy with `other`'s fields where they differ from the default; exclusions add up."""
+        """This policy with the fields of `other` that are not default; exclusions are joined."""
         if not isinstance(other, RoutingPolicy):
             return NotImplemented
         changes = other.to_mapping()
@@ -234,16 +235,16 @@ class RoutingPolicy:
             raise ConfigurationError(msg) from None
 
     def _over_ceiling(self, prices: ExpectedPrices, usual: Estimates) -> dict[str, _Refusal]:
-        """The experts that are expected to cost or to take too much."""
+        """The experts whose expected price or seconds are above the policy's ceilings."""
         over: dict[str, _Refusal] = {}
         if self.max_seconds is not None:
             for position in np.flatnonzero(usual.seconds > self.max_seconds).tolist():
-                why = f"{usual.seconds[position]:.3g} s is over max_seconds={self.max_seconds:g}"
-                over[usual.names[position]] = _Refusal(why)
+                reason = f"{usual.seconds[position]:.3g} s is over max_seconds={self.max_seconds:g}"
+                over[usual.names[position]] = _Refusal(reason)
         if self.max_price is not None:
             for position in np.flatnonzero(prices.of_all > self.max_price).tolist():
-                why = f"{prices.of_all[position]:.3g} USD per 1,000 queries is over max_price={self.max_price:g}"
-                over[usual.names[position]] = _Refusal(why)
+                reason = f"{prices.of_all[position]:.3g} USD per 1,000 queries is over max_price={self.max_price:g}"
+                over[usual.names[position]] = _Refusal(reason)
         return over
 
     def _check_number(self, name: str, value: object, least: float = 0.0) -> None:
@@ -253,24 +254,24 @@ class RoutingPolicy:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """Why an expert is left out, as a phrase."""
+    """Why an expert is left out."""
 
-    why: str
+    reason: str
     too_long: bool = False
 
 
 def _unfit(experts: ExpertPool, barred: Collection[str], requirements: Requirements) -> dict[str, _Refusal]:
-    """The experts that are excluded or can't serve the request; usually one look at the pool shows that none is."""
+    """The experts that are excluded or can't serve the request; usually the pool's own limits show that none is."""
     abilities = requirements.abilities
     longest = max((requirements.input_tokens or 0, *requirements.counted.values())) + requirements.reserved
     fits = experts.smallest_window is None or longest <= experts.smallest_window
     if fits and abilities <= experts.abilities and not barred:
         return {}
-    found = (
+    refusals = (
         (name, _refusal(expert, name in barred, abilities, requirements.window(name)))
         for name, expert in experts.items()
     )
-    return {name: why for name, why in found if why is not None}
+    return {name: refusal for name, refusal in refusals if refusal is not None}
 
 
 def _refusal(expert: Expert, barred: bool, abilities: frozenset[Ability], window: int | None) -> _Refusal | None:
@@ -279,12 +280,12 @@ def _refusal(expert: Expert, barred: bool, abilities: frozenset[Ability], window
     if not abilities <= expert.abilities:
         return _Refusal(f"it can't do {', '.join(sorted(abilities - expert.abilities))}")
     if window is not None and expert.context_window is not None and window > expert.context_window:
-        return _Refusal(f"its window is {expert.context_window} tokens, of {window} needed", too_long=True)
+        return _Refusal(f"its window is {expert.context_window} tokens, {window} are needed", too_long=True)
     return None
 
 
-def _nobody_left(refused: Mapping[str, _Refusal]) -> ConfigurationError | ContextLengthError:
-    reasons = "; ".join(f"{name!r}: {refusal.why}" for name, refusal in refused.items())
+def _no_expert_left(refused: Mapping[str, _Refusal]) -> ConfigurationError | ContextLengthError:
+    reasons = "; ".join(f"{name!r}: {refusal.reason}" for name, refusal in refused.items())
     if any(refusal.too_long for refusal in refused.values()):
         return ContextLengthError(f"no expert can take so many tokens (input and max_tokens): {reasons}")
     return ConfigurationError(f"no expert can serve this request: {reasons}")

@@ -24,7 +24,7 @@ def routing_text(text: str) -> Iterator[None]:
         with routing_text(question):
             chain.invoke({"context": documents, "question": question})
 
-    A call's own `routing_text` wins over it.
+    A call's own `routing_text` overrides it.
     """
     token = _given.set(text)
     try:
@@ -34,7 +34,7 @@ def routing_text(text: str) -> Iterator[None]:
 
 
 def given_routing_text() -> str | None:
-    """The text of the innermost block, None outside of any."""
+    """The text of the innermost block, None outside any block."""
     return _given.get()
 
 

@@ -1,4 +1,4 @@
-"""The router's scores of one query: an array that is read by name."""
+"""`Scores`: a router's scores for one query, an array that reads as a mapping from expert to score."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Scores(Mapping[str, float]):
-    """One score per expert. Names are looked up when somebody asks: over hundreds of experts most decisions need none.
+    """One score per expert. The dict is built when first read: with hundreds of experts most decisions do without.
 
     Attributes:
         names: The experts.
@@ -22,7 +22,7 @@ class Scores(Mapping[str, float]):
 
     @classmethod
     def of(cls, scores: Mapping[str, float], names: tuple[str, ...]) -> Scores:
-        """The scores of these experts in this order, -inf where one has none; the same object where it is one."""
+        """The scores of these experts in this order, -inf for one without; `scores` itself if it is that already."""
         if isinstance(scores, cls) and scores.names == names:
             return scores
         return cls(names, np.array([scores.get(name, -np.inf) for name in names], dtype=float))
@@ -32,7 +32,7 @@ class Scores(Mapping[str, float]):
         return dict(zip(self.names, self.row.tolist(), strict=True))
 
     def rounded(self, places: int) -> dict[str, float]:
-        """The scores by name, to so many places: to round them one by one takes longer than to decide."""
+        """The scores by name, rounded as one array: rounding them one by one takes longer than deciding."""
         return dict(zip(self.names, self.row.round(places).tolist(), strict=True))
 
     def __getitem__(self, name: str) -> float:

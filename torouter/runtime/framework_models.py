@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from torouter.dispatch import AnswerReader
+from torouter.dispatch import AnswerReader, Target
 from torouter.endpoints.error_mapping import error_from_response
 from torouter.errors import (
     ExpertConnectionError,
@@ -20,6 +20,7 @@ from torouter.errors import (
 )
 from torouter.experts import Expert, ExpertPool, Experts
 from torouter.runtime.endpoint import Endpoint
+from torouter.runtime.routed_experts import RoutedExperts, RouterSource
 
 M = TypeVar("M")
 E = TypeVar("E")
@@ -59,6 +60,40 @@ class Framework(Generic[M, E]):
             return ExpertPool(experts), {}
         models = {name: value for name, value in experts.items() if isinstance(value, self.model_type)}
         return ExpertPool({**experts, **{name: self.describe(name, model) for name, model in models.items()}}), models
+
+
+class FrameworkExperts(RoutedExperts, Generic[M, E]):
+    """Routed experts of which some are models of one framework.
+
+    Args:
+        router: As of `RoutedExperts`.
+        experts: The same, or a mapping whose values may also be models of the framework.
+        framework: The framework.
+        options: Further arguments of `RoutedExperts`.
+
+    Attributes:
+        models: The framework's own models among the experts, by name.
+    """
+
+    def __init__(self, router: RouterSource, experts: Experts, framework: Framework[M, E], **options: Any) -> None:
+        pool, self.models = framework.split(experts)
+        super().__init__(router, pool, reader=framework.reader, **options)
+        self._framework = framework
+        self._at_endpoints: dict[Endpoint, E] = {}
+
+    def model(self, target: Target) -> M | E:
+        """What is called for a target: the framework's own model, or what the framework makes of an endpoint.
+
+        Raises:
+            ConfigurationError: The expert has no url.
+        """
+        own = self.models.get(target.expert.name)
+        if own is not None:
+            return own
+        endpoint = self.endpoint(target)
+        if (model := self._at_endpoints.get(endpoint)) is None:
+            model = self._at_endpoints[endpoint] = self._framework.at_endpoint(endpoint)
+        return model
 
 
 def as_expert_error(error: Exception, expert: str) -> ExpertError | None:

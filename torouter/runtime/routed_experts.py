@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,15 +26,12 @@ from torouter.routing.scores import Scores
 from torouter.runtime.background import work
 from torouter.runtime.call_options import CallOptions
 from torouter.runtime.endpoint import Endpoint
-from torouter.runtime.framework_models import Framework
 from torouter.runtime.handshake import Handshakes
 from torouter.runtime.health import Health
 from torouter.runtime.score_cache import Row, ScoreCache
 from torouter.runtime.sessions import Sessions
 from torouter.runtime.token_counts import ExpertTokenizers, near_limit
 
-M = TypeVar("M")
-E = TypeVar("E")
 T = TypeVar("T")
 
 RouterSource = Router | str | os.PathLike[str]
@@ -80,24 +77,23 @@ class RouteQuery:
             raise ConfigurationError(msg)
 
 
-class RoutedExperts(Generic[M, E]):
+class RoutedExperts:
     """One router and the experts it chooses from.
 
     Args:
         router: A router, its directory, or its id on the Hugging Face Hub.
         experts: The experts; exactly those that the router knows.
-        framework: Whose models may be experts, and how its answers are read; None where all experts are servers.
         policy: How scores become a ranking.
         settings: Deadline, cool-downs and limits of the dispatcher.
         max_retries: Further passes over a ranking once every expert has failed for a passing reason; overrides
             `settings.rounds`, which is one more.
         timeouts: Limits of one request to one expert.
         hooks: Observers of decisions, attempts and outcomes.
+        reader: Reads facts and text out of the answers.
 
     Attributes:
         router: The router.
         experts: The pool, with what servers have stated about themselves.
-        models: The framework's own models among the experts, by name.
 
     Raises:
         CheckpointError: The router can't be loaded.
@@ -108,16 +104,16 @@ class RoutedExperts(Generic[M, E]):
         self,
         router: RouterSource,
         experts: Experts,
-        framework: Framework[M, E] | None = None,
         *,
         policy: RoutingPolicy | None = None,
         settings: DispatchSettings | None = None,
         max_retries: int | None = None,
         timeouts: Timeouts | None = None,
         hooks: Sequence[DispatchHook] = (),
+        reader: AnswerReader[Any] = AnswerReader(),
     ) -> None:
         self.router = router if isinstance(router, Router) else AutoRouter.from_pretrained(router)
-        self.experts, self.models = (ExpertPool(experts), {}) if framework is None else framework.split(experts)
+        self.experts = ExpertPool(experts)
         _check_same_experts(self.router, self.experts)
         self.policy = policy or RoutingPolicy()
         self.policy.check(self.experts)
@@ -134,10 +130,9 @@ class RoutedExperts(Generic[M, E]):
             settings,
             estimates={fact.name: Estimate(fact.output_tokens, fact.seconds) for fact in facts},
             hooks=hooks,
-            reader=AnswerReader() if framework is None else framework.reader,
+            reader=reader,
             before=handshakes.before,
         )
-        self._framework = framework
         self._described = self.experts
         self._columns = np.array([self.router.experts.index(name) for name in self.experts])
         self._input_costs = any(expert.input_price for expert in self.experts.values())
@@ -146,7 +141,7 @@ class RoutedExperts(Generic[M, E]):
         self._timeouts = timeouts or Timeouts()
         self._scores = ScoreCache(self.router)
         self._tokenizers = ExpertTokenizers()
-        self._endpoints: dict[tuple[str, str], tuple[Endpoint, E | None]] = {}
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
 
     # --- deciding ---
 
@@ -279,23 +274,6 @@ class RoutedExperts(Generic[M, E]):
         answered = self._remember(session)
         return await self.dispatcher.open_stream(decision, ask, deadline=deadline, answered=answered, own_error=True)
 
-    def model(self, target: Target) -> M | E:
-        """What is called for a target: the framework's own model, or what the framework makes of an endpoint.
-
-        Raises:
-            ConfigurationError: The expert has no url.
-        """
-        own = self.models.get(target.expert.name)
-        if own is not None:
-            return own
-        assert self._framework is not None, "only an adapter asks for models"
-        endpoint = self.endpoint(target)
-        key = (target.expert.name, target.url)
-        if (model := self._endpoints[key][1]) is None:
-            model = self._framework.at_endpoint(endpoint)
-            self._endpoints[key] = (endpoint, model)
-        return model
-
     def endpoint(self, target: Target) -> Endpoint:
         """The endpoint of one replica; it retries nothing, since another expert is called at once.
 
@@ -303,11 +281,9 @@ class RoutedExperts(Generic[M, E]):
             ConfigurationError: The expert has no url.
         """
         key = (target.expert.name, target.url)
-        known = self._endpoints.get(key)
-        if known is not None and known[0].expert is target.expert:
-            return known[0]
-        endpoint = Endpoint(target.expert, url=target.url, timeouts=self._timeouts)  # more is known of the expert now
-        self._endpoints[key] = (endpoint, None)
+        endpoint = self._endpoints.get(key)
+        if endpoint is None or endpoint.expert is not target.expert:  # more may have become known of the expert
+            endpoint = self._endpoints[key] = Endpoint(target.expert, url=target.url, timeouts=self._timeouts)
         return endpoint
 
     def health(self) -> Health:

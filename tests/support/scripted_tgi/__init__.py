@@ -1,4 +1,4 @@
-"""A scripted Text Generation Inference server for tests, over a real loopback socket."""
+"""A scripted Text Generation Inference server for tests, on a real loopback socket."""
 
 from tests.support.scripted_tgi.replies import Fault, Raw, Text, ToolUse, ToolUses
 from tests.support.scripted_tgi.server import Recorded, ScriptedTGI

@@ -1,4 +1,4 @@
-"""TGI's refusals of a request (CONTRACT sections 5, 7, 9 and 10), so that a client is only right if they pass."""
+"""TGI's checks of a request (CONTRACT sections 5, 7, 9 and 10), so that only a correct client gets an answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHAT_FIELDS = frozenset((
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What `/info` tells of the server."""
+    """The server's limits, as `/info` reports them."""
 
     max_concurrent_requests: int = 128
     max_best_of: int = 2
@@ -136,7 +136,7 @@ def check_generate_shape(body: Any, version: tuple[int, ...]) -> None:
 
 
 def lost(body: Body) -> tuple[str, ...]:
-    """What TGI drops without a word: unknown fields, and tool calls of a message that has content too."""
+    """What TGI drops silently: unknown fields, and tool calls of a message that has content too."""
     fields = [name for name in body if name not in _CHAT_FIELDS]
     calls = [
         f"messages[{index}].tool_calls"
@@ -230,16 +230,16 @@ def _invalid_best_of(settings: Body, limits: Limits, *, stream: bool) -> str | N
 
 
 def _too_long(body: Body, settings: Body, limits: Limits) -> str | None:
-    given = min(prompt_tokens(body), settings.get("truncate") or limits.max_total_tokens + 1)
+    input_tokens = min(prompt_tokens(body), settings.get("truncate") or limits.max_total_tokens + 1)
     new = max_new_tokens(settings)
     if new == 0:
         return "`max_new_tokens` must be strictly positive"
-    if given > limits.max_input_tokens:
-        return f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {given}"
-    if new is not None and given + min(new, 1024) > limits.max_total_tokens:
+    if input_tokens > limits.max_input_tokens:
+        return f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {input_tokens}"
+    if new is not None and input_tokens + min(new, 1024) > limits.max_total_tokens:
         return (
             f"`inputs` tokens + `max_new_tokens` must be <= {limits.max_total_tokens}."
-            f" Given: {given} `inputs` tokens and {min(new, 1024)} `max_new_tokens`"
+            f" Given: {input_tokens} `inputs` tokens and {min(new, 1024)} `max_new_tokens`"
         )
     return None
 

@@ -1,4 +1,4 @@
-"""How each version of TGI, and an OpenAI-like server, writes a generation, an error and itself (CONTRACT 5 to 14)."""
+"""The wire forms of each TGI version, and of an OpenAI-like server (CONTRACT sections 5 to 14)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the model's answer to what is generated of it: tokens, where it stops and why."""
+"""Generates the tokens of the model's answer, under a token limit and stop sequences."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Generation:
 
 
 def generate(
-    answer: Answer, *, limit: int | None, stops: Sequence[str], prompt_tokens: int, keep_stop: bool
+    answer: Answer, *, limit: int | None, stop_sequences: Sequence[str], prompt_tokens: int, keep_stop: bool
 ) -> Generation:
     """Generate `answer` under a token limit and stop sequences.
 
-    `keep_stop` is TGI's way: it looks at the end of the text after each token and leaves the stop sequence in. Other
-    servers cut before it, wherever it stands.
+    `keep_stop` is TGI's behaviour: it checks the end of the text after each token and leaves the stop sequence in.
+    Other servers cut before it, wherever it is.
     """
     if isinstance(answer, ToolUses):
         calls = tuple(Call(use, _argument_pieces(use)) for use in answer.calls)
@@ -64,21 +64,21 @@ def generate(
         return Generation(prompt_tokens, (), "length", (Call(answer, kept),))
     planned = answer.pieces or tuple(tokens(answer.text))
     text = "".join(planned)
-    found = [text.index(stop) for stop in stops if stop in text]
-    if found and not keep_stop:
-        planned = tuple(tokens(text[: min(found)]))
-    said: list[str] = []
+    starts = [text.index(stop) for stop in stop_sequences if stop in text]
+    if starts and not keep_stop:
+        planned = tuple(tokens(text[: min(starts)]))
+    generated: list[str] = []
     finish = "eos"
     for piece in planned:
-        said.append(piece)
-        if limit is not None and len(said) >= limit:
+        generated.append(piece)
+        if limit is not None and len(generated) >= limit:
             finish = "length"
-        elif any("".join(said).endswith(stop) for stop in stops):
+        elif any("".join(generated).endswith(stop) for stop in stop_sequences):
             finish = "stop_sequence"
         else:
             continue
         break
-    return Generation(prompt_tokens, tuple(said), answer.finish_reason or finish)
+    return Generation(prompt_tokens, tuple(generated), answer.finish_reason or finish)
 
 
 def _argument_pieces(use: ToolUse) -> tuple[str, ...]:

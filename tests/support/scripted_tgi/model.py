@@ -34,7 +34,7 @@ def text_of(content: object) -> str:
 
 @dataclass
 class Hints:
-    """What a user's text offers to fill arguments with, in the order of the text. Each is given out once."""
+    """The numbers and strings in a user's text that can fill arguments, in its order; each is used once."""
 
     text: str
     numbers: list[str] = field(init=False)
@@ -137,8 +137,8 @@ def pick_tool(tools: Sequence[Mapping[str, Any]], text: str) -> Mapping[str, Any
     named = [function for function in functions if re.search(rf"\b{re.escape(function['name'])}\b", text)]
     if named:
         return named[0]
-    asked = _words(text)
-    return next((function for function in functions if _words(function["name"]) & asked), None)
+    words = _words(text)
+    return next((function for function in functions if _words(function["name"]) & words), None)
 
 
 def call(function: Mapping[str, Any], text: str) -> ToolUse:
@@ -147,49 +147,49 @@ def call(function: Mapping[str, Any], text: str) -> ToolUse:
 
 
 def answer(body: Mapping[str, Any], model_id: str) -> Answer:
-    """What the model says to a chat request that has passed the checks."""
+    """The model's answer to a chat request that has passed the checks."""
     messages = body["messages"]
-    asked = text_of(next((m.get("content") for m in reversed(messages) if m["role"] == "user"), ""))
+    question = text_of(next((m.get("content") for m in reversed(messages) if m["role"] == "user"), ""))
     tools, choice = body.get("tools") or (), body.get("tool_choice") or "auto"
     if isinstance(choice, Mapping):
         choice = choice["function"]["name"]
     if tools and choice not in ("auto", "none"):
         named = [tool["function"] for tool in tools if tool["function"]["name"] == choice]
-        return call(named[0] if named else pick_tool(tools, asked) or tools[0]["function"], asked)
+        return call(named[0] if named else pick_tool(tools, question) or tools[0]["function"], question)
     if tools and choice == "auto" and messages[-1]["role"] == "user":
-        function = pick_tool(tools, asked)
+        function = pick_tool(tools, question)
         if function is not None:
-            return call(function, asked)
+            return call(function, question)
     wanted = body.get("response_format")
-    return constrained(wanted, asked) if wanted else Text(_say(messages, asked, model_id))
+    return constrained(wanted, question) if wanted else Text(_answer_text(messages, question, model_id))
 
 
-def _say(messages: Sequence[Mapping[str, Any]], asked: str, model_id: str) -> str:
+def _answer_text(messages: Sequence[Mapping[str, Any]], question: str, model_id: str) -> str:
     last = messages[-1]
     if last["role"] == "tool":
         called = any(message.get("tool_calls") for message in messages)
         return f"The tool says: {text_of(last.get('content'))}" if called else "I have called no tool."
     if last["role"] == "assistant":
         return " and so on."
-    return free_json(asked) or f"Hello from {model_id}. You said: {asked}"
+    return free_json(question) or f"Hello from {model_id}. You said: {question}"
 
 
-def free_json(asked: str) -> str:
+def free_json(question: str) -> str:
     """JSON with the quoted keys, where the user asks in words for JSON; else nothing."""
-    keys = re.findall(r"'(\w+)'", asked) if "JSON" in asked else []
+    keys = re.findall(r"'(\w+)'", question) if "JSON" in question else []
     return json.dumps({key: f"some {key}" for key in keys}, ensure_ascii=False) if keys else ""
 
 
-def constrained(grammar: Mapping[str, Any], asked: str) -> Text:
+def constrained(grammar: Mapping[str, Any], question: str) -> Text:
     """Text under a grammar in TGI's form or an OpenAI `response_format`."""
     if grammar["type"] == "regex":
-        candidates = (free_json(asked), "{}", *_NUMBER.findall(asked), *asked.split(), *"ABCDEFGHIJ0123456789")
+        candidates = (free_json(question), "{}", *_NUMBER.findall(question), *question.split(), *"ABCDEFGHIJ0123456789")
         fitting = next((text for text in candidates if text and re.fullmatch(grammar["value"], text)), None)
         assert fitting is not None, f"the scripted model finds no text for {grammar['value']!r}: script a Text"
         return Text(fitting)
     schema = grammar.get("value", grammar.get("json_schema"))
     if schema is None:
-        return Text(free_json(asked) or "{}")
+        return Text(free_json(question) or "{}")
     if grammar["type"] == "json_schema":
         schema = schema["schema"]
-    return Text(json.dumps(example(schema, asked), ensure_ascii=False))
+    return Text(json.dumps(example(schema, question), ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""Plain requests to a scripted server by http.client, which knows nothing of TGI and forgives nothing."""
+"""Sends plain requests to a scripted server with http.client, to test the server without torouter's client."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def post(server: ScriptedTGI, body: Any, path: str = CHAT) -> tuple[int, Any]:
     return status, json.loads(data) if kind == "application/json" else data.decode()
 
 
-def ask(text: str = "Hello", **fields: Any) -> dict[str, Any]:
+def chat_payload(text: str = "Hello", **fields: Any) -> dict[str, Any]:
+    """The body of a chat request."""
     return {"model": "tgi", "messages": [{"role": "user", "content": text}], "max_tokens": 100, **fields}
 
 

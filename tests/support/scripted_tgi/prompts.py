@@ -1,4 +1,4 @@
-"""The scripted model's chat template, and its tokens as `/chat_tokenize` and prefill logprobs tell them."""
+"""The scripted model's chat template, and its tokens as `/chat_tokenize` and prefill logprobs list them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def templated(body: Mapping[str, Any]) -> str:
 
 def chat_tokenize(body: Mapping[str, Any]) -> dict[str, Any]:
     text = templated(body)
-    found = [
+    prompt_tokens = [
         {"id": _id(match[0]), "text": match[0], "start": match.start(), "stop": match.end()}
         for match in _TOKEN.finditer(text)
     ]
-    return {"tokenize_response": found, "templated_text": text}
+    return {"tokenize_response": prompt_tokens, "templated_text": text}
 
 
 def prefill(inputs: str) -> list[dict[str, Any]]:
-    """The prompt's tokens; `/generate` puts its own first one before them. A token costs a tenth of its letters."""
+    """The prompt's tokens after the one that `/generate` adds; a logprob is minus a tenth of the token's length."""
     texts = [BEGIN, *(match[0] for match in _TOKEN.finditer(inputs))]
     logprobs = [None, *(-len(text) / 10 for text in texts[1:])]
     return [{"id": _id(text), "text": text, "logprob": logprob} for text, logprob in zip(texts, logprobs, strict=True)]

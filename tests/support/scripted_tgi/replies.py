@@ -1,4 +1,4 @@
-"""What a test can make the scripted server answer: a generation, a generation that goes wrong, or bytes as they are."""
+"""The answers that a test can script: a generation, a generation that goes wrong, or raw bytes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def dump(value: object) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The model says `text`, token by token (`pieces`, by default cut before whitespace).
+    """The model answers `text`, token by token (`pieces`, by default cut before whitespace).
 
-    `finish_reason` None means what TGI would say: `length`, `stop_sequence` or the end-of-text reason of its version.
+    `finish_reason` None means what TGI would write: `length`, `stop_sequence` or the end-of-text reason of its version.
     """
 
     text: str = ""
@@ -71,7 +71,7 @@ class Mishap:
     error: an error event; `message` is its text. Without a stream: a 424 with that text.
     drop: the connection is closed before the body ends. close: the body ends there, as if all were well.
     no_done: everything is sent, but not `[DONE]`.
-    comments: `after` keep-alive comments stand before every event.
+    comments: `after` keep-alive comments precede every event.
     """
 
     then: Literal["hold", "stall", "error", "drop", "close", "no_done", "comments"]
@@ -103,7 +103,7 @@ PLAIN = {"content-type": "text/plain; charset=utf-8"}
 HTML = {"content-type": "text/html"}
 EVENTS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
 
-# TGI's own words for a status (CONTRACT section 5a); every other status comes with an empty body.
+# TGI's own texts for a status (CONTRACT section 5a); every other status comes with an empty body.
 _ERRORS = {
     424: ("generation", "Request failed during generation: Server error: CUDA out of memory"),
     429: ("overloaded", "Model is overloaded"),
@@ -127,12 +127,12 @@ class Fault:
 
     @staticmethod
     def overloaded() -> Raw:
-        """429, also to a stream request (as a gateway says it)."""
+        """429, also to a stream request, as a gateway does."""
         return Fault.status(429)
 
     @staticmethod
     def overloaded_in_stream() -> Refusal:
-        """What TGI itself says: 200 and an error event to a stream request, 429 to any other."""
+        """TGI's own form: 200 and an error event to a stream request, 429 to any other."""
         return Refusal("overloaded", "Model is overloaded")
 
     @staticmethod
@@ -196,12 +196,12 @@ class Fault:
 
     @staticmethod
     def oversized_body(megabytes: int = 256) -> Raw:
-        """A JSON string that goes on and on. A reader without a cap takes it all."""
+        """A JSON string of this size, which a reader without a limit reads to the end."""
         return Raw(200, JSON, b'"' + b"x" * (2**20 - 1), repeat=megabytes)
 
     @staticmethod
     def oversized_event(megabytes: int = 256) -> Raw:
-        """A stream with one event that has no end."""
+        """A stream with one event without an end."""
         return Raw(200, EVENTS, b"data: " + b"x" * (2**20 - 6), repeat=megabytes)
 
     @staticmethod

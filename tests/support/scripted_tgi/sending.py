@@ -1,4 +1,4 @@
-"""How an answer leaves the server: whole, as a stream, or broken off in the way a mishap says."""
+"""Sends an answer: whole, as a stream, or broken off as a mishap says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ScriptedTGI`: a server on loopback that speaks TGI's wire contract and fails in every way a test asks for."""
+"""`ScriptedTGI`: a server on loopback that speaks TGI's wire contract and fails in every way a test scripts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ POSTS = ("/", "/generate", "/generate_stream", "/v1/chat/completions", "/chat_to
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One request as it came in. `lost` names what TGI drops of it without a word."""
+    """One request as it came in; `lost` names what TGI silently drops of it."""
 
     method: str
     path: str
@@ -107,7 +107,7 @@ class ScriptedTGI:
         self._script.extend(replies)
 
     def always(self, reply: Reply | None) -> None:
-        """Answer every POST request for which nothing is scripted with this. None ends it."""
+        """Answer every POST request without a scripted reply with this; None ends it."""
         self._always = reply
 
     def on_get(self, path: str, reply: Raw) -> None:
@@ -115,7 +115,7 @@ class ScriptedTGI:
         self._gets[path] = reply
 
     def release(self, replies: int = 1) -> None:
-        """Let so many held replies go on, those that wait now or the next that would."""
+        """Let this many held replies continue, those that wait now or else the next ones."""
         for _ in range(replies):
             self._loop.call_soon_threadsafe(self._releases.release)
 
@@ -193,7 +193,7 @@ class ScriptedTGI:
         if request.method != "POST":
             self._record(request, None, connection)
             try:
-                return await sending.send(request, self._got(request))
+                return await sending.send(request, self._get_answer(request))
             except ConnectionError:
                 return await sending.gone()
         self.change(in_flight=1)
@@ -215,7 +215,7 @@ class ScriptedTGI:
         seen.append(Recorded(request.method, request.path, request.headers, body, connection, lost))
         self.change()
 
-    def _got(self, request: web.BaseRequest) -> Raw:
+    def _get_answer(self, request: web.BaseRequest) -> Raw:
         path = request.path
         if request.method != "GET":
             return Raw(405 if path in (*GETS, *POSTS) else 404)
@@ -321,25 +321,25 @@ class ScriptedTGI:
 
     def _generation(self, body: Any, answer: Answer | None) -> Generation:
         settings = body if "messages" in body else body.get("parameters", {})
-        said: str | Answer
+        planned: str | Answer
         if answer is not None:
-            said = answer
+            planned = answer
         elif "messages" in body:
-            said = self.answer(body)
+            planned = self.answer(body)
         elif settings.get("grammar"):
-            said = model.constrained(settings["grammar"], body["inputs"])
+            planned = model.constrained(settings["grammar"], body["inputs"])
         else:
-            said = f" Hello from {self.dialect.model_id}."
+            planned = f" Hello from {self.dialect.model_id}."
         return generate(
-            Text(said) if isinstance(said, str) else said,
+            Text(planned) if isinstance(planned, str) else planned,
             limit=checks.max_new_tokens(settings),
-            stops=_stops(settings),
+            stop_sequences=_stop_sequences(settings),
             prompt_tokens=checks.prompt_tokens(body),
             keep_stop=self.dialect.keep_stop,
         )
 
     async def _refuse(self, request: web.BaseRequest, body: Any, refusal: Refusal) -> web.StreamResponse:
-        """Say no as TGI does: to a stream request in the stream."""
+        """Refuse as TGI does: a stream request within the stream."""
         if not _is_stream(request, body):
             return await sending.send(request, self.dialect.refusal(refusal))
         events = self.dialect.refusal_events(refusal, chat=_is_chat(request))
@@ -354,7 +354,7 @@ class ScriptedTGI:
 
 
 class _CountingServer(web.Server):
-    """aiohttp's server, telling the scripted one of each connection."""
+    """aiohttp's server, which reports each connection to the scripted one."""
 
     def __init__(self, scripted: ScriptedTGI) -> None:
         super().__init__(self._handle, handler_cancellation=True, access_log=None)
@@ -382,6 +382,6 @@ def _is_stream(request: web.BaseRequest, body: Mapping[str, Any]) -> bool:
     return request.path == "/generate_stream" or (request.path != "/generate" and bool(body.get("stream")))
 
 
-def _stops(settings: Mapping[str, Any]) -> list[str]:
+def _stop_sequences(settings: Mapping[str, Any]) -> list[str]:
     stop = settings.get("stop") or []
     return [stop] if isinstance(stop, str) else stop
