@@ -69,17 +69,7 @@ class ChatTGI(ExpertChatModel):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
-        self._endpoint = Endpoint.at(
-            self.base_url,
-            name="ChatTGI",
-            model=self.model,
-            api=self.api,
-            api_key=self.api_key or None,
-            abilities=self.abilities,
-            context_window=self.context_window,
-            timeouts=self.timeouts,
-            max_retries=self.max_retries,
-        )
+        self._endpoint = Endpoint.of(self, name="ChatTGI")
 
     @property
     def _llm_type(self) -> str:

@@ -129,16 +129,7 @@ class RoutedChatModel(ExpertChatModel):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
-        self._routed = FrameworkExperts(
-            self.router,
-            self.experts,
-            FRAMEWORK,
-            policy=self.policy,
-            settings=self.settings,
-            max_retries=self.max_retries,
-            timeouts=self.timeouts,
-            hooks=self.hooks,
-        )
+        self._routed = FrameworkExperts.of(self, FRAMEWORK)
         if isinstance(self.experts, Mapping):
             self.experts = {**self._routed.experts, **self._routed.models}  # a mapping of fields would show a token
 

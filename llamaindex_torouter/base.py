@@ -6,11 +6,20 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from llama_index.core.base.llms.generic_utils import (
+    astream_chat_response_to_completion_response as to_async_completions,
+)
+from llama_index.core.base.llms.generic_utils import chat_response_to_completion_response as to_completion
+from llama_index.core.base.llms.generic_utils import prompt_to_messages
+from llama_index.core.base.llms.generic_utils import stream_chat_response_to_completion_response as to_completions
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
     ChatResponseAsyncGen,
     ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
     MessageRole,
     ToolCallBlock,
 )
@@ -93,6 +102,32 @@ class ExpertLLM(FunctionCallingLLM):
     def _astream_chat(self, messages: Sequence[ChatMessage], keywords: Mapping[str, Any]) -> ChatResponseAsyncGen:
         return self._answer_stream(self._call(messages, keywords))
 
+    # --- LlamaIndex's eight methods, without callbacks: the LLM of the expert that answers opens a call's event ---
+
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return self._chat(messages, kwargs)
+
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return await self._achat(messages, kwargs)
+
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        return self._stream_chat(messages, kwargs)
+
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        return self._astream_chat(messages, kwargs)
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return to_completion(self._chat(prompt_to_messages(prompt), kwargs))
+
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return to_completion(await self._achat(prompt_to_messages(prompt), kwargs))
+
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        return to_completions(self._stream_chat(prompt_to_messages(prompt), kwargs))
+
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        return to_async_completions(self._astream_chat(prompt_to_messages(prompt), kwargs))
+
     # --- tools ---
 
     def _prepare_chat_with_tools(
@@ -101,19 +136,28 @@ class ExpertLLM(FunctionCallingLLM):
         user_msg: str | ChatMessage | None = None,
         chat_history: list[ChatMessage] | None = None,
         verbose: bool = False,
-        allow_parallel_tool_calls: bool = False,  # no expert's API has a word for it
+        allow_parallel_tool_calls: bool = False,
         tool_required: bool = False,
         tool_choice: str | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        choice = normalized_tool_choice(
-            default_choice(tool_choice, tool_required), [tool.metadata.get_name() for tool in tools]
-        )
+        options = {
+            "tool_required": tool_required,
+            "tool_choice": tool_choice,
+            "allow_parallel_tool_calls": allow_parallel_tool_calls,
+        }
         return {
             "messages": messages_of(user_msg, chat_history),
-            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools] or None,
-            "tool_choice": choice if tools else None,
+            **(self._tool_keywords(tools, options) if tools else {"tools": None}),
             **kwargs,
+        }
+
+    def _tool_keywords(self, tools: Sequence[BaseTool], options: dict[str, Any]) -> dict[str, Any]:
+        """The keywords of `chat` for tools, in OpenAI's form."""
+        choice = default_choice(options["tool_choice"], options["tool_required"])
+        return {
+            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
+            "tool_choice": normalized_tool_choice(choice, [tool.metadata.get_name() for tool in tools]),
         }
 
     def _validate_chat_with_tools_response(

@@ -17,7 +17,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from torouter.chat import AnswerFacts, ChatChunk, ChatReply, ToolCall, Usage
+from torouter.chat import AnswerFacts, ChatChunk, ChatReply, ToolCall
 from torouter.errors import ConfigurationError
 from torouter.routing.routing_text import Turn
 
@@ -97,56 +97,24 @@ def answer_facts(response: ChatResponse) -> AnswerFacts:
     return AnswerFacts(raw.get("model"), tokens.get("prompt_tokens"), tokens.get("completion_tokens"))
 
 
-def from_reply(reply: ChatReply) -> ChatResponse:
-    """A whole answer."""
-    answer = Answer(reply.model)
-    answer.text, answer.usage, answer.finish_reason = reply.text, reply.usage, reply.finish_reason
-    answer.logprobs = [dict(token) for token in reply.logprobs or ()]
-    answer.calls = dict(enumerate(reply.tool_calls))
-    return answer.response()
-
-
-class Answer:
-    """What has come of an answer so far, since each of LlamaIndex's streamed responses holds all of it."""
-
-    def __init__(self, model_name: str | None) -> None:
-        self.model_name = model_name
-        self.text = ""
-        self.calls: dict[int, ToolCall] = {}
-        self.usage: Usage | None = None
-        self.finish_reason: str | None = None
-        self.logprobs: list[Mapping[str, Any]] = []
-
-    def add(self, chunk: ChatChunk) -> ChatResponse:
-        """The answer with one more step."""
-        self.text += chunk.text
-        for piece in chunk.tool_calls:
-            old = self.calls.get(piece.index, ToolCall("", "", ""))
-            self.calls[piece.index] = ToolCall(
-                old.id or piece.id or "", old.name or piece.name or "", old.arguments + piece.arguments
-            )
-        self.usage = chunk.usage or self.usage
-        self.model_name = chunk.model or self.model_name
-        self.finish_reason = chunk.finish_reason or self.finish_reason
-        self.logprobs.extend(chunk.logprobs or ())
-        return self.response(delta=chunk.text)
-
-    def response(self, delta: str | None = None) -> ChatResponse:
-        calls = [_block(call) for call in self.calls.values()]
-        blocks: list[Any] = [TextBlock(text=self.text), *calls] if self.text or not calls else calls
-        # LlamaIndex reads a streamed object only where its calls stand here too.
-        beside = {"tool_calls": [_call_to_openai(call) for call in calls]} if calls else {}
-        message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=beside)
-        raw: dict[str, Any] = {"model": self.model_name, "finish_reason": self.finish_reason}
-        if self.usage is not None:
-            raw["usage"] = {
-                "prompt_tokens": self.usage.input_tokens,
-                "completion_tokens": self.usage.output_tokens,
-                "total_tokens": self.usage.total_tokens,
-            }
-        if self.logprobs:
-            raw["logprobs"] = {"content": list(self.logprobs)}
-        return ChatResponse(message=message, delta=delta, raw=raw)
+def from_reply(reply: ChatReply, step: ChatChunk | None = None) -> ChatResponse:
+    """An answer; of a streamed one all that has come, of which `step` is the newest."""
+    calls = [_block(call) for call in reply.tool_calls]
+    blocks: list[Any] = [TextBlock(text=reply.text), *calls] if reply.text or not calls else calls
+    # LlamaIndex reads a streamed object only where its calls are here too.
+    beside = {"tool_calls": [_call_to_openai(call) for call in calls]} if calls else {}
+    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=beside)
+    finish_reason = reply.finish_reason if step is None else step.finish_reason
+    raw: dict[str, Any] = {"model": reply.model, "finish_reason": finish_reason}
+    if (usage := reply.usage) is not None:
+        raw["usage"] = {
+            "prompt_tokens": usage.input_tokens,
+            "completion_tokens": usage.output_tokens,
+            "total_tokens": usage.total_tokens,
+        }
+    if reply.logprobs:
+        raw["logprobs"] = {"content": [dict(token) for token in reply.logprobs]}
+    return ChatResponse(message=message, delta=None if step is None else step.text, raw=raw)
 
 
 def _block(call: ToolCall) -> ToolCallBlock:

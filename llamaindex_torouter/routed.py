@@ -8,22 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from llama_index.core.base.llms.generic_utils import (
-    astream_chat_response_to_completion_response as to_async_completions,
-)
-from llama_index.core.base.llms.generic_utils import chat_response_to_completion_response as to_completion
 from llama_index.core.base.llms.generic_utils import prompt_to_messages
-from llama_index.core.base.llms.generic_utils import stream_chat_response_to_completion_response as to_completions
-from llama_index.core.base.llms.types import (
-    ChatMessage,
-    ChatResponse,
-    ChatResponseAsyncGen,
-    ChatResponseGen,
-    CompletionResponse,
-    CompletionResponseAsyncGen,
-    CompletionResponseGen,
-    LLMMetadata,
-)
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetadata
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # a re-export
@@ -31,7 +17,7 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.tools.types import BaseTool
 from pydantic import SkipValidation
 
-from llamaindex_torouter.base import ROUTING_TEXT, Call, ExpertLLM, default_choice, messages_of
+from llamaindex_torouter.base import ROUTING_TEXT, Call, ExpertLLM, default_choice
 from llamaindex_torouter.events import RouteDecisionEvent, RouteServedEvent
 from llamaindex_torouter.messages import turns_of
 from llamaindex_torouter.models import FRAMEWORK, ask_model, stream_model
@@ -134,16 +120,7 @@ class RoutedLLM(ExpertLLM):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
-        self._routed = FrameworkExperts(
-            self.router,
-            self.experts,
-            FRAMEWORK,
-            policy=self.policy,
-            settings=self.settings,
-            max_retries=self.max_retries,
-            timeouts=self.timeouts,
-            hooks=self.hooks,
-        )
+        self._routed = FrameworkExperts.of(self, FRAMEWORK)
         if isinstance(self.experts, Mapping):
             # A mapping of fields would take a token into a pickle.
             self.experts = {**self._routed.experts, **self._routed.models}
@@ -190,52 +167,9 @@ class RoutedLLM(ExpertLLM):
         """The state of every expert's replicas: load, cool-down, latency and counts. Printed it is a table."""
         return self._routed.health()
 
-    # Without callback decorators: the LLM of the expert that answers opens the event of the call.
-
-    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return self._chat(messages, kwargs)
-
-    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return await self._achat(messages, kwargs)
-
-    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        return self._stream_chat(messages, kwargs)
-
-    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        return self._astream_chat(messages, kwargs)
-
-    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return to_completion(self._chat(prompt_to_messages(prompt), kwargs))
-
-    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return to_completion(await self._achat(prompt_to_messages(prompt), kwargs))
-
-    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        return to_completions(self._stream_chat(prompt_to_messages(prompt), kwargs))
-
-    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        return to_async_completions(self._astream_chat(prompt_to_messages(prompt), kwargs))
-
-    def _prepare_chat_with_tools(
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        verbose: bool = False,
-        allow_parallel_tool_calls: bool = False,
-        tool_required: bool = False,
-        tool_choice: str | dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    def _tool_keywords(self, tools: Sequence[BaseTool], options: dict[str, Any]) -> dict[str, Any]:
         # The tools stay as they are: each expert's own LLM puts them into its API's form once it is chosen.
-        return {
-            "messages": messages_of(user_msg, chat_history),
-            "tools": tools,
-            "tool_required": tool_required,
-            "tool_choice": tool_choice,
-            "allow_parallel_tool_calls": allow_parallel_tool_calls,
-            **kwargs,
-        }
+        return {"tools": tools, **options}
 
     def _call(self, messages: Sequence[ChatMessage], keywords: Mapping[str, Any], *, sync: bool = False) -> RoutedCall:
         given = dict(keywords)

@@ -28,8 +28,8 @@ from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
 from llamaindex_torouter.base import Call, ExpertLLM
-from llamaindex_torouter.messages import Answer, from_reply, to_openai
-from torouter.chat import ChatRequest
+from llamaindex_torouter.messages import from_reply, to_openai
+from torouter.chat import ChatRequest, GrowingReply
 from torouter.endpoints import Timeouts
 from torouter.experts import Ability, Api, Expert
 from torouter.runtime.endpoint import Endpoint, longest_answer
@@ -72,18 +72,9 @@ class TGILLM(ExpertLLM):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Not in a validator: pydantic would wrap our errors into its own.
-        self._endpoint = Endpoint.at(
-            self.base_url,
-            name="TGILLM",
-            model=self.model,
-            api=self.api,
-            api_key=self.api_key or None,
-            api_key_env="TGI_API_KEY" if self.api_key is None and os.environ.get("TGI_API_KEY") else None,
-            abilities=self.abilities,
-            context_window=self.context_window,
-            timeouts=self.timeouts,
-            max_retries=self.max_retries,
-        )
+        key = "TGI_API_KEY"  # read when the server is first called, so that no pickle holds it
+        own = self.api_key is not None or not os.environ.get(key)
+        self._endpoint = Endpoint.of(self, name="TGILLM", api_key_env=None if own else key)
 
     @classmethod
     def of_expert(
@@ -132,7 +123,7 @@ class TGILLM(ExpertLLM):
     def _abilities(self) -> frozenset[Ability]:
         return frozenset(self.abilities)
 
-    # The one LLM event of a call is opened here; RoutedLLM leaves it to the LLM of the expert that answers.
+    # --- the same methods with callbacks: a call's one LLM event ---
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -174,9 +165,9 @@ class TGILLM(ExpertLLM):
         endpoint = self._endpoint.serving(call.options.model)
         stream = await endpoint.open_stream(_request(call), seconds=call.options.timeout)
         async with aclosing(stream):
-            answer = Answer(endpoint.expert.served_model)
+            growing = GrowingReply(endpoint.expert.served_model)
             async for chunk in stream:
-                yield answer.add(chunk)
+                yield from_reply(growing.add(chunk), chunk)
 
 
 def _request(call: Call) -> ChatRequest:

@@ -102,6 +102,32 @@ class ChatChunk:
         return None if self.model is None and self.usage is None else _facts(self.model, self.usage)
 
 
+class GrowingReply:
+    """The answer that a stream's chunks have made up so far; `reply.finish_reason` counts once the stream has ended."""
+
+    def __init__(self, served_model: str | None = None) -> None:
+        self.reply = ChatReply("", model=served_model)
+        self._calls: dict[int, ToolCall] = {}
+
+    def add(self, chunk: ChatChunk) -> ChatReply:
+        """The answer with one more step."""
+        for piece in chunk.tool_calls:
+            old = self._calls.get(piece.index, ToolCall("", "", ""))
+            self._calls[piece.index] = ToolCall(
+                old.id or piece.id or "", old.name or piece.name or "", old.arguments + piece.arguments
+            )
+        old_reply = self.reply
+        self.reply = ChatReply(
+            old_reply.text + chunk.text,
+            tuple(self._calls.values()),
+            chunk.finish_reason or old_reply.finish_reason,
+            chunk.usage or old_reply.usage,
+            chunk.model or old_reply.model,
+            old_reply.logprobs if chunk.logprobs is None else (*(old_reply.logprobs or ()), *chunk.logprobs),
+        )
+        return self.reply
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerFacts:
     """What an answer states about itself: its model and its tokens, None where it states nothing."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.scripted_experts import Script, Time, dispatcher, pool, ranking, settle, state
+from tests.support.scripted_experts import ManualClock, ScriptedExperts, dispatcher, pool, ranking, settle, state
 from torouter.dispatch import (
     AnswerFacts,
     AttemptBegan,
@@ -40,9 +40,9 @@ from torouter.routing.requirements import Estimate
 
 
 async def test_cool_downs_double_up_to_the_most_and_end_with_an_answer() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time, cooldown=1, max_cooldown=5)
-    script = Script(a=[ExpertConnectionError("down") for _ in range(4)])
+    script = ScriptedExperts(a=[ExpertConnectionError("down") for _ in range(4)])
     seen = []
     for _ in range(4):
         await dispatch.call(ranking("a", "b"), script.ask)
@@ -58,8 +58,10 @@ async def test_cool_downs_double_up_to_the_most_and_end_with_an_answer() -> None
 
 
 async def test_jitter_takes_off_up_to_half_of_a_cool_down() -> None:
-    dispatch = Dispatcher(pool("a", "b"), DispatchSettings(cooldown=10), clock=Time().clock, random=random.Random(1))
-    await dispatch.call(ranking("a", "b"), Script(a=[ExpertConnectionError("down")]).ask)
+    dispatch = Dispatcher(
+        pool("a", "b"), DispatchSettings(cooldown=10), clock=ManualClock().clock, random=random.Random(1)
+    )
+    await dispatch.call(ranking("a", "b"), ScriptedExperts(a=[ExpertConnectionError("down")]).ask)
     assert dispatch.snapshot()[0].cooling_seconds == pytest.approx(10 * (1 - random.Random(1).random() / 2))
 
 
@@ -84,7 +86,7 @@ async def test_one_crash_that_breaks_many_calls_is_one_failure() -> None:
 async def test_an_answer_begun_before_the_failure_proves_no_recovery() -> None:
     dispatch = dispatcher(pool("a", "b"))
     slow = asyncio.Event()
-    script = Script(a=[slow, ExpertOverloadedError("busy")])
+    script = ScriptedExperts(a=[slow, ExpertOverloadedError("busy")])
     early = asyncio.ensure_future(dispatch.call(ranking("a", "b"), script.ask))
     await settle()
     await dispatch.call(ranking("a", "b"), script.ask)
@@ -94,9 +96,9 @@ async def test_an_answer_begun_before_the_failure_proves_no_recovery() -> None:
 
 
 async def test_a_wrong_request_shows_that_an_expert_is_back() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time)
-    script = Script(a=[ExpertConnectionError("down"), ExpertRequestError("temperature")])
+    script = ScriptedExperts(a=[ExpertConnectionError("down"), ExpertRequestError("temperature")])
     await dispatch.call(ranking("a", "b"), script.ask)
     await time.advance(1)
     with pytest.raises(ExpertRequestError):
@@ -105,10 +107,10 @@ async def test_a_wrong_request_shows_that_an_expert_is_back() -> None:
 
 
 async def test_one_call_at_a_time_tries_whether_an_expert_is_back() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time)
     probe = asyncio.Event()
-    script = Script(a=[ExpertConnectionError("down"), probe])
+    script = ScriptedExperts(a=[ExpertConnectionError("down"), probe])
     await dispatch.call(ranking("a", "b"), script.ask)
     await time.advance(1)
     trial = asyncio.ensure_future(dispatch.call(ranking("a", "b"), script.ask))
@@ -120,9 +122,9 @@ async def test_one_call_at_a_time_tries_whether_an_expert_is_back() -> None:
 
 
 async def test_a_cancelled_trial_lets_the_next_call_try() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time)
-    script = Script(a=[ExpertConnectionError("down"), asyncio.Event()])
+    script = ScriptedExperts(a=[ExpertConnectionError("down"), asyncio.Event()])
     await dispatch.call(ranking("a", "b"), script.ask)
     await time.advance(1)
     trial = asyncio.ensure_future(dispatch.call(ranking("a", "b"), script.ask))
@@ -133,10 +135,10 @@ async def test_a_cancelled_trial_lets_the_next_call_try() -> None:
 
 
 async def test_where_all_cool_down_the_soonest_back_is_asked_first_and_then_the_others() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b", "c"), time)
     down = ExpertConnectionError
-    script = Script(a=[down("1"), down("2")], b=[down("1"), down("2")], c=[down("1"), down("2")])
+    script = ScriptedExperts(a=[down("1"), down("2")], b=[down("1"), down("2")], c=[down("1"), down("2")])
     for names in (("a", "b", "c"), ("a", "b")):  # now a and b have failed twice and cool down for longer
         with pytest.raises(NoExpertLeftError):
             await dispatch.call(ranking(*names), script.ask)
@@ -147,9 +149,11 @@ async def test_where_all_cool_down_the_soonest_back_is_asked_first_and_then_the_
 
 
 async def test_of_experts_that_are_being_tried_the_better_one_is_asked() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time)
-    script = Script(a=[ExpertConnectionError("1"), asyncio.Event()], b=[ExpertConnectionError("1"), asyncio.Event()])
+    script = ScriptedExperts(
+        a=[ExpertConnectionError("1"), asyncio.Event()], b=[ExpertConnectionError("1"), asyncio.Event()]
+    )
     for name in ("a", "b"):
         with pytest.raises(NoExpertLeftError):
             await dispatch.call(ranking(name), script.ask)
@@ -162,7 +166,7 @@ async def test_of_experts_that_are_being_tried_the_better_one_is_asked() -> None
 
 
 async def test_an_outage_does_not_multiply_the_load() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b", "c"), time, retry_ratio=0.1, retry_reserve=5, deadline=60)
     asked = 0
 
@@ -188,9 +192,9 @@ async def test_an_outage_does_not_multiply_the_load() -> None:
 
 
 async def test_without_budget_a_call_waits_for_the_cool_down_rather_than_fail() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time, retry_reserve=0)
-    script = Script(a=[ExpertConnectionError("1"), ExpertConnectionError("2")], b=[ExpertConnectionError("1")])
+    script = ScriptedExperts(a=[ExpertConnectionError("1"), ExpertConnectionError("2")], b=[ExpertConnectionError("1")])
     for name in ("a", "b"):
         with pytest.raises(NoExpertLeftError):
             await dispatch.call(ranking(name), script.ask)
@@ -206,7 +210,7 @@ async def test_nobody_waits_for_a_cool_down_that_ends_after_the_deadline() -> No
     dispatch = dispatcher(
         pool("a", "b"), retry_reserve=0, cooldown=200, max_cooldown=200, access_cooldown=300, deadline=180, rounds=10**6
     )
-    script = Script(a=[ExpertNotFoundError("1"), ExpertNotFoundError("2")], b=[ExpertConnectionError("1")] * 2)
+    script = ScriptedExperts(a=[ExpertNotFoundError("1"), ExpertNotFoundError("2")], b=[ExpertConnectionError("1")] * 2)
     with pytest.raises(NoExpertLeftError):
         await dispatch.call(ranking("a"), script.ask)
     with pytest.raises(NoExpertLeftError, match=r"'a': not asked, it failed other calls \(ExpertNotFoundError\)"):
@@ -214,10 +218,12 @@ async def test_nobody_waits_for_a_cool_down_that_ends_after_the_deadline() -> No
 
 
 async def test_a_call_that_waits_for_a_trial_shares_its_outcome() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time, retry_reserve=0)
     trial = asyncio.Event()
-    script = Script(a=[ExpertConnectionError("1"), trial], b=[ExpertConnectionError("1"), ExpertConnectionError("2")])
+    script = ScriptedExperts(
+        a=[ExpertConnectionError("1"), trial], b=[ExpertConnectionError("1"), ExpertConnectionError("2")]
+    )
     for name in ("a", "b"):
         with pytest.raises(NoExpertLeftError):
             await dispatch.call(ranking(name), script.ask)
@@ -232,10 +238,10 @@ async def test_a_call_that_waits_for_a_trial_shares_its_outcome() -> None:
 
 
 async def test_of_those_that_wait_for_a_cancelled_trial_one_tries_next() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time, retry_reserve=0)
     crash, again = asyncio.Event(), asyncio.Event()
-    script = Script(a=[ExpertConnectionError("down"), asyncio.Event(), again])
+    script = ScriptedExperts(a=[ExpertConnectionError("down"), asyncio.Event(), again])
 
     async def ask(target: Target) -> str:
         if target.expert.name == "b":
@@ -259,9 +265,9 @@ async def test_of_those_that_wait_for_a_cancelled_trial_one_tries_next() -> None
 
 
 async def test_an_input_that_breaks_every_expert_ends_no_other_call() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time, retry_reserve=0)
-    script = Script(a=[ExpertConnectionError("1"), ExpertConnectionError("2")], b=[ExpertConnectionError("1")])
+    script = ScriptedExperts(a=[ExpertConnectionError("1"), ExpertConnectionError("2")], b=[ExpertConnectionError("1")])
     for name in ("a", "b"):
         with pytest.raises(NoExpertLeftError):
             await dispatch.call(ranking(name), script.ask)
@@ -278,9 +284,9 @@ async def test_an_input_that_breaks_every_expert_ends_no_other_call() -> None:
 
 
 async def test_a_stream_that_ended_a_cool_down_does_not_count_as_the_next_trial() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time)
-    script = Script(a=[ExpertConnectionError("down")])
+    script = ScriptedExperts(a=[ExpertConnectionError("down")])
     await dispatch.call(ranking("a", "b"), script.ask)
     await time.advance(1)
     stream = await dispatch.open_stream(ranking("a", "b"), script.stream)
@@ -292,9 +298,9 @@ async def test_a_stream_that_ended_a_cool_down_does_not_count_as_the_next_trial(
 
 
 async def test_a_second_round_waits_for_the_cool_down() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time, rounds=2, retry_reserve=0)
-    script = Script(a=[ExpertOverloadedError("busy")], b=[ExpertOverloadedError("busy")])
+    script = ScriptedExperts(a=[ExpertOverloadedError("busy")], b=[ExpertOverloadedError("busy")])
     call = asyncio.ensure_future(dispatch.call(ranking("a", "b"), script.ask))
     await settle()
     assert script.asked == ["a", "b"]
@@ -305,9 +311,9 @@ async def test_a_second_round_waits_for_the_cool_down() -> None:
 
 
 async def test_no_round_waits_for_an_expert_that_refuses_us() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time, rounds=3, access_cooldown=10)
-    script = Script(a=[ExpertNotFoundError("gone")], b=[ExpertNotFoundError("gone")])
+    script = ScriptedExperts(a=[ExpertNotFoundError("gone")], b=[ExpertNotFoundError("gone")])
     call = asyncio.ensure_future(dispatch.call(ranking("a", "b"), script.ask))
     await settle()
     assert call.done()
@@ -327,7 +333,7 @@ async def test_no_round_waits_for_an_expert_that_refuses_us() -> None:
 async def test_the_replica_with_the_fewest_requests_is_asked() -> None:
     experts = ExpertPool([Expert(name="a", urls=("http://one.test", "http://two.test"))])
     dispatch = dispatcher(experts)
-    script = Script(a=[asyncio.Event() for _ in range(4)])
+    script = ScriptedExperts(a=[asyncio.Event() for _ in range(4)])
     calls = [asyncio.ensure_future(dispatch.call(ranking("a"), script.ask)) for _ in range(4)]
     await settle()
     assert Counter(target.url for target in script.targets) == {"http://one.test": 2, "http://two.test": 2}
@@ -340,7 +346,7 @@ async def test_another_replica_of_the_expert_is_asked_before_the_next_expert() -
         [Expert(name="a", urls=("http://one.test", "http://two.test")), Expert(name="b", url="http://b.test")]
     )
     dispatch = dispatcher(experts)
-    script = Script(a=[ExpertConnectionError("down")])
+    script = ScriptedExperts(a=[ExpertConnectionError("down")])
     served = await dispatch.call(ranking("a", "b"), script.ask)
     assert (served.expert, served.url) == ("a", "http://two.test")
     assert [attempt.url for attempt in served.attempts] == ["http://one.test"]
@@ -351,7 +357,7 @@ async def test_another_replica_of_the_expert_is_asked_before_the_next_expert() -
 
 
 async def test_estimates_start_as_given_and_follow_what_is_observed() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = Dispatcher(
         pool("a", "b"), estimates={"a": Estimate(output_tokens=100, seconds=2.0)}, clock=time.clock, sleep=time.sleep
     )
@@ -370,7 +376,7 @@ async def test_estimates_start_as_given_and_follow_what_is_observed() -> None:
 
 
 async def test_a_slow_reader_does_not_make_the_expert_look_slow() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a"), time)
 
     async def ask(target: Target) -> AsyncGenerator[str, None]:
@@ -385,9 +391,9 @@ async def test_a_slow_reader_does_not_make_the_expert_look_slow() -> None:
 
 
 async def test_the_snapshot_tells_each_replicas_state() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b", max_concurrency=4), time)
-    script = Script(a=[ExpertOverloadedError("busy")])
+    script = ScriptedExperts(a=[ExpertOverloadedError("busy")])
     await dispatch.call(ranking("a", "b"), script.ask)
     a, b = dispatch.snapshot()
     assert (a.expert, a.url, a.state, a.limit) == ("a", "http://a.test", "cooling", 4)
@@ -397,10 +403,10 @@ async def test_the_snapshot_tells_each_replicas_state() -> None:
 
 async def test_hooks_see_each_call_and_attempt_with_its_end() -> None:
     events: list[DispatchEvent] = []
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time, hooks=[events.append])
     decision = ranking("a", "b")
-    await dispatch.call(decision, Script(a=[ExpertOverloadedError("busy")]).ask)
+    await dispatch.call(decision, ScriptedExperts(a=[ExpertOverloadedError("busy")]).ask)
     call = events[0].call
     assert events[:5] == [
         CallBegan(call, decision, streamed=False),
@@ -414,7 +420,7 @@ async def test_hooks_see_each_call_and_attempt_with_its_end() -> None:
     assert (last.expert, last.error, [a.expert for a in last.attempts]) == ("b", None, ["a"])
 
     events.clear()
-    stream = await dispatch.open_stream(ranking("b"), Script().stream)
+    stream = await dispatch.open_stream(ranking("b"), ScriptedExperts().stream)
     assert len(events) == 2
     await anext(stream)
     await stream.aclose()
@@ -423,7 +429,7 @@ async def test_hooks_see_each_call_and_attempt_with_its_end() -> None:
 
     events.clear()
     with pytest.raises(NoExpertLeftError):
-        await dispatch.call(ranking("b"), Script(b=[ExpertServerError("boom")]).ask)
+        await dispatch.call(ranking("b"), ScriptedExperts(b=[ExpertServerError("boom")]).ask)
     assert isinstance(events[-1], CallEnded)
     assert (events[-1].expert, events[-1].error) == (None, "NoExpertLeftError")
 
@@ -432,7 +438,7 @@ async def test_a_broken_hook_costs_no_answer(caplog: pytest.LogCaptureFixture) -
     def hook(event: DispatchEvent, /) -> None:
         raise ZeroDivisionError
 
-    served = await dispatcher(pool("a"), hooks=[hook]).call(ranking("a"), Script().ask)
+    served = await dispatcher(pool("a"), hooks=[hook]).call(ranking("a"), ScriptedExperts().ask)
     assert served.value == "a answers"
     assert "dispatch hook" in caplog.text
 

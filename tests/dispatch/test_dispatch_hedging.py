@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.scripted_experts import Script, Time, dispatcher, in_flight, pool, ranking, settle, state
+from tests.support.scripted_experts import (
+    ManualClock,
+    ScriptedExperts,
+    dispatcher,
+    in_flight,
+    pool,
+    ranking,
+    settle,
+    state,
+)
 from torouter.dispatch import (
     AnswerFacts,
     AttemptBegan,
@@ -66,7 +75,7 @@ def objects(*names: str, **fields: Any) -> ExpertPool:
 
 
 async def late(
-    dispatch: Dispatcher, time: Time, gates: Gates, *names: str, seconds: float = 5
+    dispatch: Dispatcher, time: ManualClock, gates: Gates, *names: str, seconds: float = 5
 ) -> asyncio.Task[Served[str]]:
     """A call that has had no answer for so many seconds."""
     call = asyncio.ensure_future(dispatch.call(ranking(*names), gates.ask, deadline=60))
@@ -76,7 +85,7 @@ async def late(
 
 
 async def test_the_second_answers_first_and_the_first_is_cancelled_and_its_place_is_free() -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     dispatch = dispatcher(objects("a", "b", max_concurrency=1), time, hedge_seconds=5)
     call = await late(dispatch, time, gates, "a", "b", seconds=4.9)
     assert gates.asked == ["a"]
@@ -92,7 +101,7 @@ async def test_the_second_answers_first_and_the_first_is_cancelled_and_its_place
 
 
 async def test_the_first_answers_after_all_and_the_second_is_cancelled() -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     dispatch = dispatcher(objects("a", "b", "c"), time, hedge_seconds=5)
     call = await late(dispatch, time, gates, "a", "b", "c")
     await time.advance(20)
@@ -104,7 +113,7 @@ async def test_the_first_answers_after_all_and_the_second_is_cancelled() -> None
 
 
 async def test_an_answer_in_time_asks_nobody_else() -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     dispatch = dispatcher(objects("a", "b"), time, hedge_seconds=5)
     call = await late(dispatch, time, gates, "a", "b", seconds=4)
     await gates.answer("a")
@@ -116,7 +125,7 @@ async def test_an_answer_in_time_asks_nobody_else() -> None:
 @pytest.mark.parametrize(("fails", "answers"), [("a", "b"), ("b", "a")])
 @pytest.mark.parametrize("error", [ExpertServerError("boom"), ExpertRequestError("no tools here")])
 async def test_an_error_of_one_does_not_end_the_other(fails: str, answers: str, error: ExpertError) -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     dispatch = dispatcher(objects("a", "b", "c"), time, hedge_seconds=5)
     call = await late(dispatch, time, gates, "a", "b", "c")
     await gates.fail(fails, error)
@@ -128,7 +137,7 @@ async def test_an_error_of_one_does_not_end_the_other(fails: str, answers: str, 
 
 
 async def test_when_both_fail_the_walk_goes_on_and_its_error_lists_both() -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     dispatch = dispatcher(objects("a", "b", "c"), time, hedge_seconds=5)
     call = await late(dispatch, time, gates, "a", "b", "c")
     await gates.fail("b", ExpertServerError("boom"))
@@ -148,7 +157,7 @@ async def test_when_both_fail_the_walk_goes_on_and_its_error_lists_both() -> Non
 
 
 async def test_a_request_that_no_attempt_gets_through_is_raised_as_it_is() -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     dispatch = dispatcher(objects("a", "b", "c"), time, hedge_seconds=5)
     call = await late(dispatch, time, gates, "a", "b", "c")
     refusal = ExpertRequestError("temperature", status=422)
@@ -161,7 +170,7 @@ async def test_a_request_that_no_attempt_gets_through_is_raised_as_it_is() -> No
 
 
 async def test_a_bug_of_one_is_raised_at_once_and_cancels_the_other() -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     dispatch = dispatcher(objects("a", "b"), time, hedge_seconds=5)
     call = await late(dispatch, time, gates, "a", "b")
     bug = KeyError("ours")
@@ -174,7 +183,7 @@ async def test_a_bug_of_one_is_raised_at_once_and_cancels_the_other() -> None:
 
 
 async def test_hedging_is_off_by_default() -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     dispatch = dispatcher(objects("a", "b"), time)
     call = await late(dispatch, time, gates, "a", "b", seconds=50)
     assert gates.asked == ["a"]
@@ -183,10 +192,10 @@ async def test_hedging_is_off_by_default() -> None:
 
 
 async def test_a_stream_is_never_hedged() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time, hedge_seconds=5)
     gate = asyncio.Event()
-    script = Script(a=[gate])
+    script = ScriptedExperts(a=[gate])
     opening = asyncio.ensure_future(dispatch.open_stream(ranking("a", "b"), script.stream))
     await settle()
     await time.advance(50)
@@ -197,7 +206,7 @@ async def test_a_stream_is_never_hedged() -> None:
 
 
 async def test_hedges_cost_retry_budget_so_that_slow_experts_are_not_sent_twice_the_load() -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     dispatch = dispatcher(objects("a", "b"), time, hedge_seconds=5, retry_reserve=2, retry_ratio=0)
     calls = [await late(dispatch, time, gates, "a", "b") for _ in range(5)]
     assert gates.asked.count("a") == 5
@@ -209,7 +218,7 @@ async def test_hedges_cost_retry_budget_so_that_slow_experts_are_not_sent_twice_
 
 
 async def test_a_pinned_call_goes_to_no_other_expert_but_to_another_replica_of_its_own() -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     dispatch = dispatcher(objects("a", "b"), time, hedge_seconds=5)
     call = await late(dispatch, time, gates, "a", seconds=50)
     assert gates.asked == ["a"]
@@ -226,10 +235,10 @@ async def test_a_pinned_call_goes_to_no_other_expert_but_to_another_replica_of_i
 
 
 async def test_only_an_expert_that_is_well_and_has_room_is_asked_as_well() -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     dispatch = dispatcher(objects("a", "b", "c", "d", max_concurrency=1), time, hedge_seconds=5, cooldown=100)
     with pytest.raises(NoExpertLeftError):
-        await dispatch.call(ranking("b"), Script(b=[ExpertConnectionError("down")]).ask)
+        await dispatch.call(ranking("b"), ScriptedExperts(b=[ExpertConnectionError("down")]).ask)
     busy = asyncio.ensure_future(dispatch.call(ranking("c"), Gates().ask))
     await settle()
     call = await late(dispatch, time, gates, "a", "b", "c", "d")
@@ -241,7 +250,7 @@ async def test_only_an_expert_that_is_well_and_has_room_is_asked_as_well() -> No
 
 
 async def test_an_attempt_after_a_failure_is_hedged_too() -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     dispatch = dispatcher(objects("a", "b", "c"), time, hedge_seconds=5)
     call = await late(dispatch, time, gates, "a", "b", "c", seconds=1)
     await gates.fail("a", ExpertServerError("boom"))
@@ -256,7 +265,7 @@ async def test_an_attempt_after_a_failure_is_hedged_too() -> None:
 
 @pytest.mark.parametrize("seconds", [1, 5])
 async def test_cancelling_the_call_cancels_every_attempt(seconds: float) -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     dispatch = dispatcher(objects("a", "b", max_concurrency=1), time, hedge_seconds=5)
     before = asyncio.all_tasks()
     call = await late(dispatch, time, gates, "a", "b", seconds=seconds)
@@ -271,7 +280,7 @@ async def test_cancelling_the_call_cancels_every_attempt(seconds: float) -> None
 
 
 async def test_hooks_see_one_call_and_what_each_attempt_told() -> None:
-    time, gates = Time(), Gates()
+    time, gates = ManualClock(), Gates()
     events: list[DispatchEvent] = []
     dispatch = dispatcher(objects("a", "b"), time, hedge_seconds=5, hooks=[events.append])
     call = await late(dispatch, time, gates, "a", "b")

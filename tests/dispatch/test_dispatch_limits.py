@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.scripted_experts import Script, Time, dispatcher, in_flight, pool, ranking, settle
+from tests.support.scripted_experts import ManualClock, ScriptedExperts, dispatcher, in_flight, pool, ranking, settle
 from torouter.dispatch import (
     Dispatcher,
     Target,
@@ -25,7 +25,7 @@ from torouter.experts import Expert, ExpertPool
 async def test_an_expert_is_never_sent_more_than_its_limit_and_serves_in_order() -> None:
     dispatch = dispatcher(pool("a", max_concurrency=2))
     gates = [asyncio.Event() for _ in range(6)]
-    script = Script(a=list(gates))
+    script = ScriptedExperts(a=list(gates))
     done: list[int] = []
 
     async def call(number: int) -> None:
@@ -45,7 +45,7 @@ async def test_an_expert_is_never_sent_more_than_its_limit_and_serves_in_order()
 async def test_the_settings_limit_experts_that_name_none_and_it_can_be_changed() -> None:
     dispatch = dispatcher(pool("a"), max_concurrency=1)
     gate = asyncio.Event()
-    script = Script(a=[gate, gate, gate])
+    script = ScriptedExperts(a=[gate, gate, gate])
     calls = [asyncio.ensure_future(dispatch.call(ranking("a"), script.ask)) for _ in range(3)]
     await settle()
     assert script.in_flight["a"] == 1
@@ -57,9 +57,9 @@ async def test_the_settings_limit_experts_that_name_none_and_it_can_be_changed()
 
 
 async def test_a_call_waits_for_its_full_expert_and_then_goes_to_the_next_with_room() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b", max_concurrency=1), time, queue_seconds=10, deadline=60)
-    script = Script(a=[asyncio.Event()])
+    script = ScriptedExperts(a=[asyncio.Event()])
     busy = asyncio.ensure_future(dispatch.call(ranking("a", "b"), script.ask))
     await settle()
     waiting = asyncio.ensure_future(dispatch.call(ranking("a", "b"), script.ask))
@@ -74,9 +74,9 @@ async def test_a_call_waits_for_its_full_expert_and_then_goes_to_the_next_with_r
 
 
 async def test_where_all_experts_are_full_the_deadline_ends_the_waiting() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b", max_concurrency=1), time, queue_seconds=10, deadline=60)
-    script = Script(a=[asyncio.Event()], b=[asyncio.Event()])
+    script = ScriptedExperts(a=[asyncio.Event()], b=[asyncio.Event()])
     busy = [asyncio.ensure_future(dispatch.call(ranking(name), script.ask)) for name in ("a", "b")]
     await settle()
     waiting = asyncio.ensure_future(dispatch.call(ranking("a", "b"), script.ask, deadline=30))
@@ -110,7 +110,7 @@ async def test_calls_that_wait_for_an_expert_move_on_when_it_fails() -> None:
 
 
 async def test_a_call_moves_on_when_the_one_replica_it_waits_for_fails_though_another_has_recovered() -> None:
-    time = Time()
+    time = ManualClock()
     experts = ExpertPool(
         [Expert(name="a", urls=("http://one.test", "http://two.test"), max_concurrency=1), Expert(name="b")]
     )
@@ -140,7 +140,7 @@ async def test_a_call_moves_on_when_the_one_replica_it_waits_for_fails_though_an
 
 async def test_giving_up_frees_the_place_and_the_queue() -> None:
     dispatch = dispatcher(pool("a", max_concurrency=1))
-    script = Script(a=[asyncio.Event()])
+    script = ScriptedExperts(a=[asyncio.Event()])
     asking = asyncio.ensure_future(dispatch.call(ranking("a"), script.ask))
     await settle()
     queued = [asyncio.ensure_future(dispatch.call(ranking("a"), script.ask)) for _ in range(3)]
@@ -156,7 +156,7 @@ async def test_giving_up_frees_the_place_and_the_queue() -> None:
 async def test_a_place_handed_to_a_call_that_gives_up_goes_to_the_next() -> None:
     dispatch = dispatcher(pool("a", max_concurrency=1))
     gate = asyncio.Event()
-    script = Script(a=[gate])
+    script = ScriptedExperts(a=[gate])
     asking = asyncio.ensure_future(dispatch.call(ranking("a"), script.ask))
     await settle()
     queued = [asyncio.ensure_future(dispatch.call(ranking("a"), script.ask)) for _ in range(2)]
@@ -206,7 +206,7 @@ def test_a_place_handed_to_a_closed_event_loop_goes_to_the_next() -> None:
     dead = asyncio.new_event_loop()
 
     async def main() -> str:
-        script = Script(a=[gate])
+        script = ScriptedExperts(a=[gate])
         asking = asyncio.ensure_future(dispatch.call(ranking("a"), script.ask))
         await settle()
         waiting = await asyncio.to_thread(start_waiting)
@@ -220,7 +220,7 @@ def test_a_place_handed_to_a_closed_event_loop_goes_to_the_next() -> None:
         return served.value
 
     def start_waiting() -> Any:
-        coroutine = dispatch.call(ranking("a"), Script().ask, deadline=math.inf)
+        coroutine = dispatch.call(ranking("a"), ScriptedExperts().ask, deadline=math.inf)
         task = dead.create_task(coroutine)
         for _ in range(3):
             dead.run_until_complete(asyncio.sleep(0))

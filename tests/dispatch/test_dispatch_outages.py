@@ -9,7 +9,16 @@ from collections.abc import AsyncGenerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.scripted_experts import ACCESS, UNAVAILABLE, Time, dispatcher, in_flight, pool, ranking, settle
+from tests.support.scripted_experts import (
+    ACCESS,
+    UNAVAILABLE,
+    ManualClock,
+    dispatcher,
+    in_flight,
+    pool,
+    ranking,
+    settle,
+)
 from torouter.dispatch import (
     Target,
 )
@@ -40,7 +49,7 @@ def test_no_call_fails_while_one_expert_is_healthy_and_answers_never_mix(
     """In each phase one expert is healthy, perhaps one that all calls before have found dead, and the others fail."""
 
     async def main() -> None:
-        time = Time()
+        time = ManualClock()
         dispatch = dispatcher(
             pool(*NAMES, max_concurrency=limit), time, retry_reserve=reserve, retry_ratio=0.0, deadline=None
         )

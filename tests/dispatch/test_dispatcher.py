@@ -13,8 +13,8 @@ import pytest
 from tests.support.scripted_experts import (
     ACCESS,
     UNAVAILABLE,
-    Script,
-    Time,
+    ManualClock,
+    ScriptedExperts,
     dispatcher,
     in_flight,
     pool,
@@ -49,7 +49,7 @@ from torouter.runtime import background
 
 
 async def test_the_first_expert_of_the_ranking_answers() -> None:
-    script = Script()
+    script = ScriptedExperts()
     served = await dispatcher(pool("a", "b")).call(ranking("b", "a"), script.ask)
     assert (served.value, served.expert, served.url) == ("b answers", "b", "http://b.test")
     assert served.attempts == ()
@@ -58,7 +58,7 @@ async def test_the_first_expert_of_the_ranking_answers() -> None:
 
 @pytest.mark.parametrize("kind", UNAVAILABLE + ACCESS)
 async def test_an_expert_that_cannot_answer_hands_over_to_the_next_of_this_ranking(kind: type[ExpertError]) -> None:
-    script = Script(a=[kind("no", expert="a")])
+    script = ScriptedExperts(a=[kind("no", expert="a")])
     served = await dispatcher(pool("a", "b", "c")).call(ranking("a", "c", "b"), script.ask)
     assert served.value == "c answers"
     assert [(a.expert, a.error, a.message) for a in served.attempts] == [("a", kind.__name__, "no")]
@@ -66,7 +66,7 @@ async def test_an_expert_that_cannot_answer_hands_over_to_the_next_of_this_ranki
 
 @pytest.mark.parametrize("kind", UNAVAILABLE + ACCESS)
 async def test_a_failed_expert_is_left_alone_by_the_next_call(kind: type[ExpertError]) -> None:
-    script = Script(a=[kind("no")])
+    script = ScriptedExperts(a=[kind("no")])
     dispatch = dispatcher(pool("a", "b"))
     for _ in range(3):
         await dispatch.call(ranking("a", "b"), script.ask)
@@ -75,7 +75,7 @@ async def test_a_failed_expert_is_left_alone_by_the_next_call(kind: type[ExpertE
 
 
 async def test_a_wrong_request_is_raised_at_once_and_nobody_cools_down() -> None:
-    script = Script(a=[ExpertRequestError("temperature", status=422)])
+    script = ScriptedExperts(a=[ExpertRequestError("temperature", status=422)])
     dispatch = dispatcher(pool("a", "b"))
     with pytest.raises(ExpertRequestError, match="temperature"):
         await dispatch.call(ranking("a", "b"), script.ask)
@@ -85,7 +85,7 @@ async def test_a_wrong_request_is_raised_at_once_and_nobody_cools_down() -> None
 
 async def test_a_bug_is_raised_as_it_is_and_frees_its_place() -> None:
     bug = KeyError("ours")
-    script = Script(a=[bug])
+    script = ScriptedExperts(a=[bug])
     dispatch = dispatcher(pool("a", "b"))
     with pytest.raises(KeyError) as caught:
         await dispatch.call(ranking("a", "b"), script.ask)
@@ -97,13 +97,13 @@ async def test_a_bug_is_raised_as_it_is_and_frees_its_place() -> None:
 
 async def test_the_timeout_error_of_a_bug_is_no_expert_timeout() -> None:
     with pytest.raises(TimeoutError) as caught:
-        await dispatcher(pool("a", "b")).call(ranking("a", "b"), Script(a=[TimeoutError("foreign")]).ask)
+        await dispatcher(pool("a", "b")).call(ranking("a", "b"), ScriptedExperts(a=[TimeoutError("foreign")]).ask)
     assert type(caught.value) is TimeoutError
 
 
 async def test_when_nobody_answers_the_error_lists_every_attempt_and_its_cause() -> None:
     last = ExpertConnectionError("refused", expert="b")
-    script = Script(a=[ExpertOverloadedError("Model is overloaded", expert="a")], b=[last])
+    script = ScriptedExperts(a=[ExpertOverloadedError("Model is overloaded", expert="a")], b=[last])
     with pytest.raises(NoExpertLeftError) as caught:
         await dispatcher(pool("a", "b")).call(ranking("a", "b"), script.ask)
     error = caught.value
@@ -116,24 +116,24 @@ async def test_when_nobody_answers_the_error_lists_every_attempt_and_its_cause()
 
 async def test_one_expert_alone_that_fails_is_the_same_error() -> None:
     with pytest.raises(NoExpertLeftError) as caught:
-        await dispatcher(pool("a", "b")).call(ranking("a"), Script(a=[ExpertServerError("boom")]).ask)
+        await dispatcher(pool("a", "b")).call(ranking("a"), ScriptedExperts(a=[ExpertServerError("boom")]).ask)
     assert isinstance(caught.value.__cause__, ExpertServerError)
 
 
 async def test_a_ranking_that_names_a_stranger_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="'x'"):
-        await dispatcher(pool("a")).call(ranking("a", "x"), Script().ask)
+        await dispatcher(pool("a")).call(ranking("a", "x"), ScriptedExperts().ask)
     with pytest.raises(ConfigurationError, match="no expert"):
-        await dispatcher(pool("a")).call(ranking(), Script().ask)
+        await dispatcher(pool("a")).call(ranking(), ScriptedExperts().ask)
 
 
 @pytest.mark.parametrize("kind", ACCESS)
 async def test_a_refusal_warns_once_and_cools_down_for_long(
     kind: type[ExpertError], caplog: pytest.LogCaptureFixture
 ) -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time, access_cooldown=300)
-    script = Script(a=[kind("token canary-123 refused"), kind("again")])
+    script = ScriptedExperts(a=[kind("token canary-123 refused"), kind("again")])
     with caplog.at_level(logging.DEBUG):
         await dispatch.call(ranking("a", "b"), script.ask)
         await time.advance(299)
@@ -164,7 +164,7 @@ async def test_an_input_that_is_too_long_goes_to_larger_and_unknown_windows_only
             Expert(name="large", url="http://w.test", context_window=8192),
         ]
     )
-    script = Script(small=[ContextLengthError("too long")], unknown=[ContextLengthError("too long")])
+    script = ScriptedExperts(small=[ContextLengthError("too long")], unknown=[ContextLengthError("too long")])
     dispatch = dispatcher(experts)
     served = await dispatch.call(ranking("small", "smaller", "same", "unknown", "large"), script.ask)
     assert script.asked == ["small", "unknown", "large"]
@@ -179,7 +179,7 @@ async def test_an_input_that_is_too_long_for_all_is_a_context_error() -> None:
             Expert(name="b", url="http://t.test", context_window=1024),
         ]
     )
-    script = Script(a=[ContextLengthError("inputs must have less than 2048 tokens", expert="a", status=422)])
+    script = ScriptedExperts(a=[ContextLengthError("inputs must have less than 2048 tokens", expert="a", status=422)])
     with pytest.raises(ContextLengthError, match="'b': not asked, its window is no larger") as caught:
         await dispatcher(experts).call(ranking("a", "b"), script.ask)
     assert caught.value.status == 422
@@ -187,16 +187,18 @@ async def test_an_input_that_is_too_long_for_all_is_a_context_error() -> None:
 
 
 async def test_a_failed_generation_is_tried_again_only_where_nobody_else_is_left() -> None:
-    script = Script(a=[ExpertGenerationError("424")])
+    script = ScriptedExperts(a=[ExpertGenerationError("424")])
     served = await dispatcher(pool("a", "b")).call(ranking("a"), script.ask)
     assert served.value == "a answers"
     assert script.asked == ["a", "a"]
 
-    script = Script(a=[ExpertGenerationError("424")])
+    script = ScriptedExperts(a=[ExpertGenerationError("424")])
     await dispatcher(pool("a", "b")).call(ranking("a", "b"), script.ask)
     assert script.asked == ["a", "b"]
 
-    script = Script(a=[ExpertGenerationError("424"), ExpertGenerationError("424")], b=[ExpertServerError("502")])
+    script = ScriptedExperts(
+        a=[ExpertGenerationError("424"), ExpertGenerationError("424")], b=[ExpertServerError("502")]
+    )
     with pytest.raises(NoExpertLeftError):
         await dispatcher(pool("a", "b")).call(ranking("a", "b"), script.ask)
     assert script.asked == ["a", "b", "a"]
@@ -206,7 +208,7 @@ async def test_a_failed_generation_is_tried_again_only_where_nobody_else_is_left
 
 
 async def test_the_target_says_what_is_left_of_the_one_deadline() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time, deadline=60)
     left = []
 
@@ -230,7 +232,7 @@ async def test_the_target_says_what_is_left_of_the_one_deadline() -> None:
 
 
 async def test_an_expert_that_the_deadline_leaves_unasked_is_not_said_to_be_full() -> None:
-    time = Time()
+    time = ManualClock()
 
     async def ask(_: Target) -> str:
         await time.advance(20)
@@ -242,7 +244,7 @@ async def test_an_expert_that_the_deadline_leaves_unasked_is_not_said_to_be_full
 
 async def test_a_stalled_expert_leaves_time_for_the_next_one() -> None:
     dispatch = Dispatcher(ExpertPool([Expert(name="a"), Expert(name="b")]), DispatchSettings(deadline=0.1))
-    script = Script(a=[asyncio.Event()])
+    script = ScriptedExperts(a=[asyncio.Event()])
     served = await dispatch.call(ranking("a", "b"), script.ask)
     assert served.value == "b answers"
     assert [attempt.error for attempt in served.attempts] == ["ExpertTimeoutError"]
@@ -255,7 +257,7 @@ async def test_a_stalled_expert_leaves_time_for_the_next_one() -> None:
 async def test_the_last_expert_has_all_the_time_that_is_left() -> None:
     with pytest.raises(DeadlineExceededError) as caught:
         await Dispatcher(ExpertPool([Expert(name="a")])).call(
-            ranking("a"), Script(a=[asyncio.Event()]).ask, deadline=0.02
+            ranking("a"), ScriptedExperts(a=[asyncio.Event()]).ask, deadline=0.02
         )
     assert isinstance(caught.value.__cause__, ExpertTimeoutError)
     assert caught.value.attempts[0].milliseconds >= 20
@@ -263,7 +265,7 @@ async def test_the_last_expert_has_all_the_time_that_is_left() -> None:
 
 async def test_an_expert_has_all_the_time_where_the_others_are_known_to_be_dead() -> None:
     dispatch = Dispatcher(ExpertPool([Expert(name="a"), Expert(name="b")]))
-    script = Script(a=[asyncio.Event()], b=[ExpertNotFoundError("gone")])
+    script = ScriptedExperts(a=[asyncio.Event()], b=[ExpertNotFoundError("gone")])
     with pytest.raises(NoExpertLeftError):
         await dispatch.call(ranking("b"), script.ask)
     with pytest.raises(DeadlineExceededError) as caught:
@@ -276,7 +278,7 @@ async def test_a_stalled_expert_is_left_when_one_that_was_dead_answers_somebody_
     dispatch = Dispatcher(
         ExpertPool([Expert(name="a"), Expert(name="b")]), DispatchSettings(deadline=5, attempt_share=0.02)
     )
-    script = Script(a=[asyncio.Event()], b=[ExpertConnectionError("gone")])
+    script = ScriptedExperts(a=[asyncio.Event()], b=[ExpertConnectionError("gone")])
     with pytest.raises(NoExpertLeftError):
         await dispatch.call(ranking("b"), script.ask)
     ask = (
@@ -316,7 +318,7 @@ async def test_a_framework_objects_stream_is_cut_at_the_deadline() -> None:
 
 
 async def test_a_stream_fails_over_before_its_first_item_and_never_after() -> None:
-    script = Script(a=[ExpertOverloadedError("busy")])
+    script = ScriptedExperts(a=[ExpertOverloadedError("busy")])
     dispatch = dispatcher(pool("a", "b"))
     stream = await dispatch.open_stream(ranking("a", "b"), script.stream)
     assert (stream.expert, stream.url) == ("b", "http://b.test")
@@ -400,15 +402,15 @@ async def test_a_stream_that_is_not_read_to_its_end_frees_its_place_and_its_sour
 
 def test_a_stream_can_be_read_from_synchronous_code() -> None:
     dispatch = Dispatcher(pool("a"))
-    stream = background.run(dispatch.open_stream(ranking("a"), Script().stream))
+    stream = background.run(dispatch.open_stream(ranking("a"), ScriptedExperts().stream))
     assert list(background.iterate(stream)) == ["a answers: 1", "2", "3"]  # each item in a task of its own
     assert in_flight(dispatch) == 0
 
 
 async def test_the_first_item_of_a_trial_ends_the_cool_down() -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time)
-    script = Script(a=[ExpertConnectionError("down")])
+    script = ScriptedExperts(a=[ExpertConnectionError("down")])
     await dispatch.call(ranking("a", "b"), script.ask)
     await time.advance(1)
     stream = await dispatch.open_stream(ranking("a", "b"), script.stream)

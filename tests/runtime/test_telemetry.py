@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.support.adapter_calls import Framework, aask, ask, model_of
-from tests.support.scripted_experts import Script, Time, dispatcher, pool, ranking, settle
+from tests.support.scripted_experts import ManualClock, ScriptedExperts, dispatcher, pool, ranking, settle
 from tests.support.scripted_tgi import Fault, ScriptedTGI, Text
 from torouter.dispatch import AnswerFacts, DispatchEvent, DispatchSettings, Target
 from torouter.errors import ExpertOverloadedError, NoExpertLeftError
@@ -196,7 +196,7 @@ def test_duration_and_tokens_are_measured_once_for_each_call(
 async def test_a_call_that_nobody_answers_is_an_error(recording: Recording) -> None:
     dispatch = dispatcher(pool("a"), hooks=[recording.hook])
     with pytest.raises(NoExpertLeftError):
-        await dispatch.call(ranking("a"), Script(a=[ExpertOverloadedError("busy")]).ask)
+        await dispatch.call(ranking("a"), ScriptedExperts(a=[ExpertOverloadedError("busy")]).ask)
     _, call = recording.spans
     assert call.attributes is not None
     assert call.attributes["error.type"] == "NoExpertLeftError"
@@ -207,7 +207,7 @@ async def test_a_call_that_nobody_answers_is_an_error(recording: Recording) -> N
 
 async def test_a_stream_that_is_closed_early_is_no_error_and_ends_its_spans(recording: Recording) -> None:
     dispatch = dispatcher(pool("a"), hooks=[recording.hook])
-    stream = await dispatch.open_stream(ranking("a"), Script().stream)
+    stream = await dispatch.open_stream(ranking("a"), ScriptedExperts().stream)
     await anext(stream)
     assert not recording.spans
     await stream.aclose()
@@ -217,7 +217,7 @@ async def test_a_stream_that_is_closed_early_is_no_error_and_ends_its_spans(reco
 
 async def test_a_cancelled_call_ends_its_spans(recording: Recording) -> None:
     dispatch = dispatcher(pool("a"), hooks=[recording.hook])
-    call = asyncio.ensure_future(dispatch.call(ranking("a"), Script(a=[asyncio.Event()]).ask))
+    call = asyncio.ensure_future(dispatch.call(ranking("a"), ScriptedExperts(a=[asyncio.Event()]).ask))
     await settle()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -226,7 +226,7 @@ async def test_a_cancelled_call_ends_its_spans(recording: Recording) -> None:
 
 
 async def test_a_hedged_calls_span_tells_of_the_attempt_that_answered(recording: Recording) -> None:
-    time = Time()
+    time = ManualClock()
     dispatch = dispatcher(pool("a", "b"), time, hooks=[recording.hook], hedge_seconds=5)
 
     async def ask(target: Target) -> str:
@@ -252,7 +252,7 @@ async def test_a_frameworks_own_model_has_no_server(recording: Recording) -> Non
     from torouter.experts import ExpertPool
 
     dispatch = dispatcher(ExpertPool([Expert(name="own")]), hooks=[recording.hook])
-    await dispatch.call(ranking("own"), Script().ask)
+    await dispatch.call(ranking("own"), ScriptedExperts().ask)
     attempt, _ = recording.spans
     assert attempt.attributes is not None
     assert not {"server.address", "server.port", "gen_ai.response.model"} & attempt.attributes.keys()

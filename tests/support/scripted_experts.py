@@ -42,7 +42,7 @@ UNAVAILABLE = [
 ACCESS = [ExpertAuthenticationError, ExpertPermissionError, ExpertNotFoundError]
 
 
-class Time:
+class ManualClock:
     """A clock that only the test moves."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class NoJitter(random.Random):
         return 0.0
 
 
-class Script:
+class ScriptedExperts:
     """Experts that do what the test has scripted for them, and answer with their name otherwise."""
 
     def __init__(self, **faults: list[ExpertError | BaseException | asyncio.Event]) -> None:
@@ -119,8 +119,8 @@ def ranking(*names: str) -> RouteDecision:
     return RouteDecision(ranking=names, scores={})
 
 
-def dispatcher(experts: ExpertPool, time: Time | None = None, **options: Any) -> Dispatcher:
-    time = time or Time()
+def dispatcher(experts: ExpertPool, time: ManualClock | None = None, **options: Any) -> Dispatcher:
+    time = time or ManualClock()
     hooks = options.pop("hooks", ())
     return Dispatcher(
         experts, DispatchSettings(**options), clock=time.clock, sleep=time.sleep, random=NoJitter(), hooks=hooks

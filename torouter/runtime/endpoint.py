@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Self
+from typing import Protocol, Self
 
 from torouter.chat import ChatChunk, ChatReply, ChatRequest
 from torouter.dispatch import StartedStream
@@ -13,6 +13,27 @@ from torouter.endpoints.request import default_max_tokens
 from torouter.experts import Ability, Api, Expert
 from torouter.runtime.retry import Retry
 from torouter.secrets import SupportsSecret
+
+
+class EndpointFields(Protocol):
+    """The fields that single-endpoint models of all frameworks have; `model` is an adapter or a served model."""
+
+    @property
+    def base_url(self) -> str: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def api(self) -> Api: ...
+    @property
+    def api_key(self) -> SupportsSecret | None: ...
+    @property
+    def abilities(self) -> Collection[Ability]: ...
+    @property
+    def context_window(self) -> int | None: ...
+    @property
+    def timeouts(self) -> Timeouts: ...
+    @property
+    def max_retries(self) -> int: ...
 
 
 class Endpoint:
@@ -41,35 +62,23 @@ class Endpoint:
         self._retry = retry
 
     @classmethod
-    def at(
-        cls,
-        base_url: str,
-        *,
-        name: str,
-        model: str | None,
-        api: Api,
-        api_key: SupportsSecret | None,
-        api_key_env: str | None = None,
-        abilities: Collection[Ability],
-        context_window: int | None,
-        timeouts: Timeouts,
-        max_retries: int,
-    ) -> Self:
-        """An endpoint from plain arguments; `model` is a LoRA adapter (api "tgi") or the served model (api "openai").
+    def of(cls, model: EndpointFields, *, name: str, api_key_env: str | None = None) -> Self:
+        """The endpoint that a framework's single-endpoint model describes by its fields.
 
         Raises:
-            ConfigurationError: An argument can't be used; the message names it and the fix.
+            ConfigurationError: A field can't be used; the message names it and the fix.
         """
         expert = Expert(
             name=name,
-            url=base_url,
-            api=api,
-            api_key=api_key,  # type: ignore[arg-type]  # an Expert takes a SecretStr and keeps a Secret
+            url=model.base_url,
+            api=model.api,
+            api_key=model.api_key or None,  # type: ignore[arg-type]  # an Expert takes a SecretStr and keeps a Secret
             api_key_env=api_key_env,
-            abilities=frozenset(abilities),
-            context_window=context_window,
+            abilities=frozenset(model.abilities),
+            context_window=model.context_window,
         )
-        return cls(_serving(expert, model), timeouts=timeouts, retry=Retry(retries=max_retries))
+        retry = Retry(retries=model.max_retries)
+        return cls(_serving(expert, model.model), timeouts=model.timeouts, retry=retry)
 
     def __repr__(self) -> str:
         return f"Endpoint({self.client!r})"

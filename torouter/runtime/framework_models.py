@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
-from torouter.dispatch import AnswerReader, Target
+from torouter.dispatch import AnswerReader, DispatchHook, DispatchSettings, Target
+from torouter.endpoints import Timeouts
 from torouter.endpoints.error_mapping import error_from_response
 from torouter.errors import (
     ExpertConnectionError,
@@ -19,6 +20,7 @@ from torouter.errors import (
     TORouterError,
 )
 from torouter.experts import Expert, ExpertPool, Experts
+from torouter.routing.policy import RoutingPolicy
 from torouter.runtime.endpoint import Endpoint
 from torouter.runtime.routed_experts import RoutedExperts, RouterSource
 
@@ -62,6 +64,25 @@ class Framework(Generic[M, E]):
         return ExpertPool({**experts, **{name: self.describe(name, model) for name, model in models.items()}}), models
 
 
+class RoutedFields(Protocol):
+    """The fields that routed models of all frameworks have."""
+
+    @property
+    def router(self) -> RouterSource: ...
+    @property
+    def experts(self) -> Experts: ...
+    @property
+    def policy(self) -> RoutingPolicy: ...
+    @property
+    def settings(self) -> DispatchSettings: ...
+    @property
+    def max_retries(self) -> int | None: ...
+    @property
+    def timeouts(self) -> Timeouts: ...
+    @property
+    def hooks(self) -> Sequence[DispatchHook]: ...
+
+
 class FrameworkExperts(RoutedExperts, Generic[M, E]):
     """Routed experts of which some are models of one framework.
 
@@ -80,6 +101,12 @@ class FrameworkExperts(RoutedExperts, Generic[M, E]):
         super().__init__(router, pool, reader=framework.reader, **options)
         self._framework = framework
         self._at_endpoints: dict[Endpoint, E] = {}
+
+    @classmethod
+    def of(cls, model: RoutedFields, framework: Framework[M, E]) -> Self:
+        """The routed experts that a framework's routed model describes by its fields."""
+        names = ("policy", "settings", "max_retries", "timeouts", "hooks")
+        return cls(model.router, model.experts, framework, **{name: getattr(model, name) for name in names})
 
     def model(self, target: Target) -> M | E:
         """What is called for a target: the framework's own model, or what the framework makes of an endpoint.
