@@ -16,11 +16,12 @@ from torouter.evaluation.evaluator import evaluate
 from torouter.evaluation.metric_specs import COST, QUALITY, SAVED, MeanStd
 from torouter.evaluation.summary import lines
 from torouter.outcomes.table import OutcomeTable
-from torouter.training.arguments import RouterKind, TrainingArguments
+from torouter.routers.kinds import TrainedKind
+from torouter.training.arguments import TrainingArguments
 
 TABLES = ("llmrouter9", "zeroeval28")
 COLUMNS = (*QUALITY[:3], COST[0], *SAVED[:2])
-KINDS: tuple[RouterKind, ...] = ("knn", "mlp")
+KINDS: tuple[TrainedKind, ...] = ("knn", "mlp")
 SHOWN = ("random", "best single", "knn", "mlp", "oracle")
 
 

@@ -94,7 +94,7 @@ def test_train_learns_from_the_train_part_of_a_split_and_from_several_tables(tin
 
     assert main(["train", *tables, *options, "--out", str(tmp_path / "out")]) == 0
 
-    assert "learnt from 72 queries" in capsys.readouterr().out  # 100, less a fifth, less a tenth of the rest
+    assert "trained on 72 queries" in capsys.readouterr().out  # 100, less a fifth, less a tenth of the rest
 
 
 def test_help_names_every_command(capsys):

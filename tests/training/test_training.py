@@ -21,7 +21,7 @@ from torouter.experts import Expert, ExpertPool
 from torouter.routers.encoders.pretrained import encoder_path, in_blocks
 from torouter.routers.router import AutoRouter
 from torouter.training.arguments import TrainingArguments
-from torouter.training.data import smoothed, training_data
+from torouter.training.data import smoothed, training_data, validation_cut
 from torouter.training.trainer import train, work_directory
 
 COMMAND = str(Path(sys.executable).with_name("torouter"))
@@ -122,6 +122,12 @@ def test_the_validation_part_is_cut_by_the_seed_and_is_not_learnt(tiny_encoder):
     assert (len(learnt.queries), len(held.queries)) == (216, 24)
     assert not set(learnt.queries) & set(held.queries)
     assert learnt.queries == again.queries != other.queries
+
+
+def test_the_cut_of_a_seed_is_that_of_every_earlier_version():
+    training, validation = validation_cut(10, 3, seed=7)
+
+    assert (training.tolist(), validation.tolist()) == ([1, 3, 6, 2, 4, 5, 9], [8, 0, 7])
 
 
 def test_frozen_layers_stay_as_the_encoder_has_them(tiny_encoder, tmp_path):

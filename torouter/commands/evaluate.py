@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torouter.routers.kinds import TRAINED_KINDS
+
 if TYPE_CHECKING:
     from torouter.outcomes.table import OutcomeTable
     from torouter.routers.router import Router
@@ -46,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--leave-one-out",
         action="append",
         default=[],
-        choices=("bert", "mlp", "knn", "fast"),
+        choices=TRAINED_KINDS,
         help="train a router of this kind on all data sets but one and judge it on that one, for each",
     )
     add(
@@ -61,11 +63,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write the report and print its tables."""
-    from torouter.evaluation.card_results import card_results, write_card
+    from torouter.evaluation.card_results import card_results
     from torouter.evaluation.evaluator import evaluate, leave_one_dataset_out
     from torouter.evaluation.report import prepare, write_report
     from torouter.evaluation.sections import facts, sections
     from torouter.outcomes.table import OutcomeTable
+    from torouter.routers.model_card import model_card, write_card
     from torouter.routers.router import AutoRouter
 
     prepare(arguments.report)
@@ -89,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = write_report(evaluation, arguments.report)
     for (name, path), (_, router) in zip(named, routers, strict=True):
         if arguments.card and Path(path).is_dir():
-            write_card(path, router.config, card_results(evaluation, name))
+            write_card(path, model_card(router.config, card_results(evaluation, name)))
     print("\n".join(facts(evaluation)))
     for section in sections(evaluation):
         print(f"\n{section.title}")

@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
 from torouter.demo.server import Forwarder, forwarders, smollm2_server
 from torouter.errors import ConfigurationError, MissingExtraError
 from torouter.experts import Expert, ExpertPool
@@ -20,6 +18,7 @@ from torouter.outcomes.collector import collect
 from torouter.outcomes.labeller import label
 from torouter.outcomes.queries import Query, read_queries
 from torouter.outcomes.table import OutcomeTable
+from torouter.routers.judging import routed_quality
 from torouter.routers.router import Router
 from torouter.routing.display import score_lines
 from torouter.training.arguments import TrainingArguments
@@ -132,12 +131,10 @@ def _trained(table: OutcomeTable, pool: ExpertPool, out: Path, epochs: int | Non
 
     _title(f"3. What routing is worth on the {len(test_part)} queries kept back")
     outcomes = test_part.matrix()
-    choice = router.scores(outcomes.queries)[:, [router.experts.index(name) for name in outcomes.experts]].argmax(
-        axis=1
-    )
+    scores = router.scores(outcomes.queries)[:, [router.experts.index(name) for name in outcomes.experts]]
     # The best single expert is picked where the router learnt, not where both are judged.
     single = int(train_part.matrix().scores.mean(axis=0).argmax())
-    routed = float(outcomes.scores[np.arange(len(test_part)), choice].mean())
+    routed = routed_quality(scores, outcomes.scores)
     alone = float(outcomes.scores[:, single].mean())
     oracle = float(outcomes.scores.max(axis=1).mean())
     for name, quality in (

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from torouter.evaluation.evaluator import Evaluation
 from torouter.evaluation.metric_specs import QUALITY, SAVED
 from torouter.evaluation.summary import lines
-from torouter.routers import checkpoint
-from torouter.routers.config import RouterConfig
-from torouter.routers.model_card import model_card
 
 _BASELINES = ("best single", "random", "oracle")
 
@@ -32,11 +26,3 @@ def card_results(evaluation: Evaluation, router: str) -> dict[str, str]:
     for name in _BASELINES:
         results[f"quality, {name}"] = found["baseline", name].figures[quality.key].text(quality.form)
     return results
-
-
-def write_card(directory: str | os.PathLike[str], config: RouterConfig, results: dict[str, str]) -> None:
-    """Rewrite README.md of a checkpoint with these results; a reader sees the old one or the whole new one."""
-    card = Path(directory) / checkpoint.CARD
-    fresh = card.with_name(f".{card.name}.{os.getpid()}")
-    fresh.write_text(model_card(config, results), encoding="utf-8")
-    fresh.replace(card)

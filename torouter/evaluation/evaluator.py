@@ -19,10 +19,11 @@ from torouter.evaluation.outcome_arrays import OutcomeArrays
 from torouter.evaluation.replay import Replay, Scored, replay
 from torouter.outcomes.table import OutcomeTable
 from torouter.routers.config import RouterConfig
+from torouter.routers.judging import folds, routed_quality
 from torouter.routers.router import Router
+from torouter.training.data import validation_cut
 
 BATCH = 256
-FOLDS = 5
 TIMED = 100
 """Queries that are scored one by one to measure a decision's milliseconds."""
 HINDSIGHT = "There is no train part: the best single expert and the weight of cost are picked in hindsight."
@@ -156,7 +157,7 @@ def leave_one_dataset_out(
                 router=name,
                 dataset=dataset,
                 queries=len(outcomes),
-                quality=metrics.mean_of(outcomes.scores, predicted.argmax(axis=1)),
+                quality=routed_quality(predicted, outcomes.scores.astype(np.float64)),
                 single=float(outcomes.scores[:, single].mean(dtype=np.float64)),
                 random=metrics.random_mean(outcomes.scores),
                 oracle=metrics.mean_of(outcomes.scores, metrics.oracle_choices(outcomes.scores)),
@@ -198,8 +199,9 @@ def _validation_rows(name: str, config: RouterConfig, split: _Split) -> tuple[ND
     if not count or seed is None:
         note = "keeps no record of its validation part: the weight of cost is picked on queries it learnt from."
         return everything, f"Router {name} {note}"
+    _, rows = validation_cut(len(split.train), count, seed=seed)
     validation = np.zeros(len(split.train), dtype=bool)
-    validation[np.random.default_rng(seed).permutation(len(validation))[:count]] = True  # the cut of `pipeline.lessons`
+    validation[rows] = True
     return validation, None
 
 
@@ -229,9 +231,7 @@ def _cross_fitted(scored: Scored, split: _Split, fit: Callable[[OutcomeTable], R
     """The same with scores of the whole train part, each query's by a router that did not learn it."""
     train, experts = split.train, split.train.experts
     validation = np.empty((len(train), len(experts)), dtype=np.float32)
-    folds = np.random.default_rng(0).permutation(len(train)) % FOLDS
-    for fold in range(FOLDS):
-        rows = folds == fold
+    for rows in folds(len(train)):
         router = fit(split.table.subset(query_ids=[str(i) for i in train.ids[~rows]]))
         validation[rows] = _scores(router, list(train.queries[rows]), experts)
     return replace(scored, validation=validation, validation_rows=np.ones(len(train), dtype=bool))

@@ -15,18 +15,17 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from torouter.errors import CheckpointError, MissingExtraError
+from torouter.errors import CheckpointError
 from torouter.routers import checkpoint
 from torouter.routers.config import ExpertFacts, RouterConfig, Serving
 from torouter.routers.encoded import EncodedRouter
 from torouter.routers.encoders import onnx_export
 from torouter.routers.encoders.onnx_encoder import GRAPHS, Encoder, OnnxEncoder
 from torouter.routers.encoders.tokenizer import QueryTokenizer
+from torouter.routers.encoders.torch_encoder import TorchEncoder
 from torouter.routers.heads import Head, fit_expert, probabilities
 from torouter.routers.outcome_matrix import OutcomeMatrix
 
-WEIGHTS = "model.safetensors"
-MODEL_CONFIG = "config.json"
 _OWN = (checkpoint.CONFIG, checkpoint.CARD)
 
 
@@ -72,7 +71,7 @@ class BertRouter(EncodedRouter):
             return
         _write_head(directory, module, self._head)
         labelled = {**model_config, **labels_of(self.config.names)}
-        (directory / MODEL_CONFIG).write_text(json.dumps(labelled, indent=2) + "\n", encoding="utf-8")
+        (directory / checkpoint.MODEL_CONFIG).write_text(json.dumps(labelled, indent=2) + "\n", encoding="utf-8")
         for graph in GRAPHS.values():
             if (directory / graph).is_file():
                 onnx_export.replace_head(directory / graph, self._head)
@@ -97,48 +96,6 @@ class BertRouter(EncodedRouter):
         return cls(config, encoder, head, directory)
 
 
-class TorchEncoder:
-    """The same features from torch: slower than ONNX Runtime, and the reference that the graphs are checked against."""
-
-    def __init__(self, directory: Path, head: str, tokenizer: QueryTokenizer) -> None:
-        try:
-            from transformers import AutoModelForSequenceClassification
-        except ImportError:
-            raise MissingExtraError("engine=\"torch\" needs torch: pip install 'torouter[train]'") from None
-        self._tokenizer, self._directory = tokenizer, directory
-        try:
-            self._model = AutoModelForSequenceClassification.from_pretrained(
-                directory,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                attn_implementation="eager",
-            ).eval()
-            self._head = self._model.get_submodule(head)
-            self.width = int(self._head.in_features)
-        except Exception as error:  # whatever a damaged directory makes transformers raise
-            raise CheckpointError(f"{directory} can't be loaded by transformers: {error}") from error
-
-    def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        import torch
-
-        found = np.empty((len(texts), self.width), dtype=np.float32)
-        for positions, ids, mask in self._tokenizer.batches(texts):
-            seen: list[torch.Tensor] = []
-            hook = self._head.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
-            try:
-                with torch.inference_mode():
-                    self._model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
-            finally:
-                hook.remove()
-            found[positions] = seen[0].numpy()
-        return found
-
-    def content(self) -> Iterator[bytes]:
-        yield self._tokenizer.content.encode()
-        yield (self._directory / WEIGHTS).read_bytes()
-
-
 def labels_of(names: Sequence[str]) -> dict[str, Any]:
     """The keys of config.json that name a model's outputs."""
     return {
@@ -155,7 +112,7 @@ def read_head(directory: Path, module: str) -> Head:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = checkpoint.checked(directory, WEIGHTS)
+    path = checkpoint.checked(directory, checkpoint.WEIGHTS)
     try:
         with safe_open(path, framework="np") as file:
             parts = [file.get_tensor(f"{module}.{part}").astype(np.float32) for part in ("weight", "bias")]
@@ -167,7 +124,7 @@ def read_head(directory: Path, module: str) -> Head:
 def _write_head(directory: Path, module: str, head: Head) -> None:
     from safetensors.numpy import load_file, save_file
 
-    path = checkpoint.checked(directory, WEIGHTS)
+    path = checkpoint.checked(directory, checkpoint.WEIGHTS)
     tensors = load_file(path)
     tensors[f"{module}.weight"], tensors[f"{module}.bias"] = head.weight, head.bias
     save_file(tensors, path, metadata={"format": "pt"})
@@ -175,11 +132,11 @@ def _write_head(directory: Path, module: str, head: Head) -> None:
 
 def _model_config(directory: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(checkpoint.read_text(directory, MODEL_CONFIG))
+        found = json.loads(checkpoint.read_text(directory, checkpoint.MODEL_CONFIG))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{directory / MODEL_CONFIG} is not JSON: {error}") from None
+        raise CheckpointError(f"{directory / checkpoint.MODEL_CONFIG} is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise CheckpointError(f"{directory / MODEL_CONFIG} holds no object")
+        raise CheckpointError(f"{directory / checkpoint.MODEL_CONFIG} holds no object")
     return found
 
 
@@ -187,5 +144,5 @@ def _names(model_config: Mapping[str, Any], directory: Path) -> tuple[str, ...]:
     """Names of the model's outputs, by position."""
     labels = model_config.get("id2label")
     if not isinstance(labels, dict) or set(labels) != {str(position) for position in range(len(labels))}:
-        raise CheckpointError(f"{directory / MODEL_CONFIG}: id2label does not name each output")
+        raise CheckpointError(f"{directory / checkpoint.MODEL_CONFIG}: id2label does not name each output")
     return tuple(str(labels[str(position)]) for position in range(len(labels)))

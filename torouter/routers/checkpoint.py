@@ -21,10 +21,12 @@ MODEL = "model.onnx"
 MODEL_INT8 = "model_int8.onnx"
 ARRAYS = "router.safetensors"
 TOKENIZER = "tokenizer.json"
+WEIGHTS = "model.safetensors"
+MODEL_CONFIG = "config.json"
 INDEX = "index_{}.usearch"
 FILES = (
     *(CONFIG, CARD, MODEL, MODEL_INT8, ARRAYS, TOKENIZER),
-    *("config.json", "model.safetensors", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
+    *(MODEL_CONFIG, WEIGHTS, "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
 )
 
 MAX_TEXT_BYTES = 64 * 2**20

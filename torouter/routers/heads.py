@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 from torouter.errors import CheckpointError
 from torouter.routers.config import Objective, RouterConfig
+from torouter.routers.judging import folds
 from torouter.routers.outcome_matrix import OutcomeMatrix
 from torouter.routers.soft_labels import soft_labels
 
 _STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 """Candidates for the ridge penalty of a new row, the strongest first; cross-validation picks one."""
+_LEAST_OUTCOMES = 20
+"""Outcomes from which on a penalty is picked by cross-validation."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +64,7 @@ def probabilities(logits: NDArray[np.float32], objective: Objective) -> NDArray[
 def fit_row(
     features: NDArray[np.float32], targets: NDArray[np.float32], offsets: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[np.float32], float]:
-    """Weight (d,) and bias of a logistic regression on soft targets, its ridge penalty picked by 5-fold validation.
+    """Weight (d,) and bias of a logistic regression on soft targets, its ridge penalty picked by cross-validation.
 
     With `offsets` o the model is sigmoid(w.x + b + o). A new output of a softmax over experts is just that: its share
     is sigmoid(z - logsumexp(z of the others)), so o = -logsumexp(...) and the target its soft label.
@@ -76,16 +79,14 @@ def fit_row(
     # The penalty must mean the same for a tanh of 768 units and a unit vector of 384: it acts on scaled features.
     center, scale = x.mean(axis=0), max(float(x.std(axis=0).mean()), 1e-6) * np.sqrt(x.shape[1])
     x = (x - center) / scale
-    folds = np.random.default_rng(0).permutation(len(y)) % 5
     losses = np.zeros(len(_STRENGTHS))
-    for fold in range(5) if len(y) >= 20 else ():
-        held = folds == fold
+    for left_out in folds(len(y)) if len(y) >= _LEAST_OUTCOMES else ():
         beta = np.zeros(x.shape[1] + 1)
         for position, strength in enumerate(_STRENGTHS):
-            beta = _newton(x[~held], y[~held], o[~held], strength, start=beta)
-            z = x[held] @ beta[:-1] + beta[-1] + o[held]
-            losses[position] += (np.logaddexp(0, z) - y[held] * z).sum()
-    # With too few outcomes to tell, all losses are 0 and the strongest penalty is taken.
+            beta = _newton(x[~left_out], y[~left_out], o[~left_out], strength, start=beta)
+            z = x[left_out] @ beta[:-1] + beta[-1] + o[left_out]
+            losses[position] += (np.logaddexp(0, z) - y[left_out] * z).sum()
+    # With too few outcomes to cross-validate, all losses are 0 and the strongest penalty is taken.
     strength = _STRENGTHS[int(np.argmin(losses))]
     beta = _newton(x, y, o, strength, start=np.zeros(x.shape[1] + 1))
     weight = beta[:-1] / scale

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from torouter.routers import checkpoint
 from torouter.routers.config import RouterConfig
 
 _PAGE = """---
@@ -45,6 +48,29 @@ Columns are matched by these names, never by position.
 - It speaks of the experts as they were when the outcomes were recorded; a changed model behind a name is not noticed.
 {limit}
 """
+
+
+def write_description(directory: Path, config: RouterConfig, *, card: str | None = None) -> None:
+    """Write the two files that describe a checkpoint, `router.json` and the card.
+
+    Args:
+        directory: The checkpoint's directory.
+        config: The router's config.
+        card: Text of README.md; None is the card that the config makes.
+    """
+    _replace_text(directory / checkpoint.CONFIG, config.to_json())
+    write_card(directory, card or model_card(config))
+
+
+def write_card(directory: str | os.PathLike[str], card: str) -> None:
+    """Write README.md of a checkpoint; a reader sees the old text or the whole new one."""
+    _replace_text(Path(directory) / checkpoint.CARD, card)
+
+
+def _replace_text(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
 
 
 def model_card(config: RouterConfig, metrics: Mapping[str, str] | None = None) -> str:

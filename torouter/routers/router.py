@@ -20,18 +20,12 @@ from numpy.typing import NDArray
 from torouter.errors import CheckpointError, ConfigurationError
 from torouter.routers import checkpoint
 from torouter.routers.config import Engine, Precision, RouterConfig, Serving
+from torouter.routers.kinds import MODULES
+from torouter.routers.model_card import write_description
 from torouter.routers.outcome_matrix import OutcomeMatrix
 
-_BUILT_IN = {
-    "bert": "torouter.routers.bert",
-    "mlp": "torouter.routers.mlp",
-    "knn": "torouter.routers.knn",
-    "fast": "torouter.routers.fast",
-    "random": "torouter.routers.baselines",
-    "best-single": "torouter.routers.baselines",
-    "oracle": "torouter.routers.baselines",
-}
-_KINDS: dict[str, type[Router]] = {}
+_CLASSES: dict[str, type[Router]] = {}
+"""By kind; a class is here once its module is imported."""
 
 
 class Router(abc.ABC):
@@ -54,7 +48,7 @@ class Router(abc.ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "kind" in cls.__dict__:
-            _KINDS[cls.kind] = cls
+            _CLASSES[cls.kind] = cls
 
     def __init__(self, config: RouterConfig) -> None:
         if config.kind != self.kind:
@@ -152,20 +146,20 @@ class Router(abc.ABC):
             path_or_repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
         config = RouterConfig.from_json(checkpoint.read_text(directory, checkpoint.CONFIG))
-        found = kind_named(config.kind)
-        if not issubclass(found, cls):
+        kind = router_class(config.kind)
+        if not issubclass(kind, cls):
             msg = f"{directory} holds a {config.kind!r} router, which {cls.__name__} can't load: use AutoRouter"
             raise CheckpointError(msg)
-        if engine not in found.engines:
-            known = " or ".join(found.engines)
+        if engine not in kind.engines:
+            known = " or ".join(kind.engines)
             msg = f"engine={engine!r} can't run a {config.kind!r} router: use {known}, or leave engine out"
             raise ConfigurationError(msg)
-        if precision is not None and precision not in found.precisions:
-            has = " and ".join(found.precisions)
+        if precision is not None and precision not in kind.precisions:
+            has = " and ".join(kind.precisions)
             msg = f"precision={precision!r}: a {config.kind!r} router has {has} only; leave precision out"
             raise ConfigurationError(msg)
         try:
-            return found.read_files(directory, config, Serving(engine=engine, precision=precision))
+            return kind.read_files(directory, config, Serving(engine=engine, precision=precision))
         except ConfigurationError as error:
             raise CheckpointError(f"{directory}: {error}") from error
 
@@ -182,12 +176,9 @@ class Router(abc.ABC):
         Raises:
             CheckpointError: The directory holds something else.
         """
-        from torouter.routers.model_card import model_card
-
         with checkpoint.replacing(Path(directory)) as fresh:
             self.write_files(fresh)
-            (fresh / checkpoint.CONFIG).write_text(self.config.to_json(), encoding="utf-8")
-            (fresh / checkpoint.CARD).write_text(card or model_card(self.config), encoding="utf-8")
+            write_description(fresh, self.config, card=card)
         return Path(directory)
 
     def push_to_hub(
@@ -219,17 +210,17 @@ class AutoRouter:
     from_pretrained = staticmethod(Router.from_pretrained)
 
 
-def kind_named(kind: str) -> type[Router]:
+def router_class(kind: str) -> type[Router]:
     """The class that loads checkpoints of a kind.
 
     Raises:
-        CheckpointError: No class says that it does.
+        CheckpointError: The kind is neither one of torouter's nor that of a subclass which has been imported.
     """
-    if kind not in _KINDS and kind in _BUILT_IN:
-        importlib.import_module(_BUILT_IN[kind])
-    if kind not in _KINDS:
-        raise CheckpointError(f"router kind {kind!r} is unknown: this version knows {', '.join(sorted(_BUILT_IN))}")
-    return _KINDS[kind]
+    if kind not in _CLASSES and kind in MODULES:
+        importlib.import_module(MODULES[kind])
+    if kind not in _CLASSES:
+        raise CheckpointError(f"router kind {kind!r} is unknown: this version knows {', '.join(sorted(MODULES))}")
+    return _CLASSES[kind]
 
 
 def as_texts(queries: Sequence[str]) -> list[str]:

@@ -10,8 +10,7 @@ from typing import Literal
 
 from torouter.errors import ConfigurationError
 from torouter.routers.config import LabelForm
-
-RouterKind = Literal["bert", "mlp", "knn", "fast"]
+from torouter.routers.kinds import TRAINED_KINDS, TrainedKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +21,7 @@ class TrainingArguments:
         ConfigurationError: A value can't be used.
     """
 
-    router: RouterKind = "bert"
+    router: TrainedKind = "bert"
     objective: Literal["soft", "bce"] = "bce"
     """Loss: "soft" is the paper's cross entropy against soft labels, "bce" learns each expert's own score."""
     encoder: str | None = None
@@ -70,7 +69,7 @@ class TrainingArguments:
 
     def __post_init__(self) -> None:
         checks: tuple[tuple[str, bool, str], ...] = (
-            ("router", self.router in ("bert", "mlp", "knn", "fast"), "use bert, mlp, knn or fast"),
+            ("router", self.router in TRAINED_KINDS, f"use one of {', '.join(TRAINED_KINDS)}"),
             ("objective", self.objective in ("soft", "bce"), "use soft or bce"),
             ("outcome_weight", 0 < self.outcome_weight <= 1, "give a share above 0, at most 1"),
             ("seed", 0 <= self.seed < 2**32, "give a whole number from 0"),

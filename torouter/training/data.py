@@ -35,7 +35,6 @@ def training_data(table: OutcomeTable, arguments: TrainingArguments) -> tuple[Tr
         OutcomeTableError: A part would be empty.
     """
     outcomes = table.matrix()
-    order = np.random.default_rng(arguments.seed).permutation(len(outcomes))
     count = round(arguments.validation * len(outcomes))
     if not 0 < count < len(outcomes):
         msg = (
@@ -43,10 +42,23 @@ def training_data(table: OutcomeTable, arguments: TrainingArguments) -> tuple[Tr
             "give more queries or another share"
         )
         raise OutcomeTableError(msg)
-    training, validation = outcomes.rows(order[count:]), outcomes.rows(order[:count])
-    datasets = np.array(table.datasets)[order[count:]]
+    training_rows, validation_rows = validation_cut(len(outcomes), count, seed=arguments.seed)
+    training, validation = outcomes.rows(training_rows), outcomes.rows(validation_rows)
+    datasets = np.array(table.datasets)[training_rows]
     smooth = smoothed(targets(training.scores, arguments), datasets, arguments.outcome_weight)
     return TrainingData(training, smooth), TrainingData(validation, targets(validation.scores, arguments))
+
+
+def validation_cut(queries: int, validation: int, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the training part and of the validation part among a table's queries, each in random order.
+
+    Args:
+        queries: Number of queries of the table.
+        validation: How many of them the validation part gets.
+        seed: Of training; the same seed gives the same cut.
+    """
+    order = np.random.default_rng(seed).permutation(queries)
+    return order[validation:], order[:validation]
 
 
 def smoothed(own: NDArray[np.float32], datasets: NDArray[np.str_], outcome_weight: float) -> NDArray[np.float32]:

@@ -32,7 +32,7 @@ def perceptron(trained: torch.nn.Sequential, *, scale: float = 1.0) -> Perceptro
     return Perceptron(Head(weights[0] * np.float32(scale), weights[1]), Head(weights[2], weights[3]))
 
 
-def loss_of(objective: str, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def objective_loss(objective: str, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """What training makes small: the cross entropy with shares for "soft", else with each expert's own quality."""
     if objective == "soft":
         return -(targets * functional.log_softmax(logits, dim=-1)).sum(dim=-1).mean()

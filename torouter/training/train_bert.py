@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 from transformers import (
     AutoModelForSequenceClassification,
     EarlyStoppingCallback,
@@ -33,8 +32,11 @@ from torouter.routers.encoders import onnx_export
 from torouter.routers.encoders.onnx_encoder import GRAPHS
 from torouter.routers.encoders.pretrained import check_length, encoder_path, quiet, write_tokenizer
 from torouter.routers.encoders.tokenizer import QueryTokenizer, padded
+from torouter.routers.encoders.torch_encoder import head_input
+from torouter.routers.judging import routed_quality
 from torouter.training.arguments import TrainingArguments
 from torouter.training.data import TrainingData
+from torouter.training.loop import objective_loss
 
 EPOCHS, LEARNING_RATE, HEAD_LEARNING_RATE, BATCH_SIZE = 3, 2e-4, 1e-3, 32
 WEIGHT_DECAY = 0.01
@@ -223,11 +225,7 @@ class _OutcomeTrainer(Trainer):  # type: ignore[misc] # transformers is not type
         num_items_in_batch: torch.Tensor | None = None,  # noqa: ARG002
     ) -> Any:
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        logits, targets = outputs.logits, inputs["labels"]
-        if self._arguments.objective == "soft":
-            loss = -(targets * functional.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
-        else:
-            loss = functional.binary_cross_entropy_with_logits(logits, targets)
+        loss = objective_loss(self._arguments.objective, outputs.logits, inputs["labels"])
         return (loss, outputs) if return_outputs else loss
 
 
@@ -312,10 +310,9 @@ def _rows(tokenizer: QueryTokenizer, data: TrainingData) -> list[dict[str, Any]]
 
 
 def _quality(prediction: EvalPrediction) -> dict[str, float]:
-    """Mean outcome of the expert that is scored highest."""
+    """The validation figure beside the loss."""
     _, outcomes = prediction.label_ids
-    chosen = prediction.predictions.argmax(axis=1)
-    return {"quality": float(outcomes[np.arange(len(chosen)), chosen].mean())}
+    return {"quality": routed_quality(prediction.predictions, outcomes)}
 
 
 def _model(source: str, config: RouterConfig) -> Any:
@@ -368,20 +365,17 @@ def _rates(model: Any, arguments: TrainingArguments) -> Iterator[tuple[str, torc
             yield name, parameter, rates.get(parameter, rate)
 
 
-@torch.inference_mode()
 def _features(model: Any, rows: Sequence[Mapping[str, Any]], collate: _Collator) -> NDArray[np.float32]:
     """What the head reads of each query, shape (n, d)."""
-    seen: list[torch.Tensor] = []
-    hook = model.get_submodule(_head_name(model)).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    head = model.get_submodule(_head_name(model))
     order = sorted(range(len(rows)), key=lambda position: len(rows[position]["input_ids"]))
-    try:
-        for start in range(0, len(order), BATCH_SIZE):
-            batch = collate([rows[position] for position in order[start : start + BATCH_SIZE]])
-            model(**{name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")})
-    finally:
-        hook.remove()
-    found: NDArray[np.float32] = torch.cat(seen)[np.argsort(order)].cpu().numpy()
-    return found
+    parts = []
+    for start in range(0, len(order), BATCH_SIZE):
+        batch = collate([rows[position] for position in order[start : start + BATCH_SIZE]])
+        ids, mask = (batch[name].to(model.device) for name in ("input_ids", "attention_mask"))
+        parts.append(head_input(model, head, ids, mask))
+    features: NDArray[np.float32] = torch.cat(parts)[np.argsort(order)].cpu().numpy()
+    return features
 
 
 def _start_head(

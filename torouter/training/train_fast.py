@@ -22,7 +22,7 @@ from torouter.routers.router import AutoRouter, Router
 from torouter.training.arguments import TrainingArguments
 from torouter.training.data import TrainingData
 from torouter.training.distillation import token_vectors
-from torouter.training.loop import best_of, layers, loss_of, perceptron
+from torouter.training.loop import best_of, layers, objective_loss, perceptron
 
 PAIRS = 2**14
 """Vectors that the pairs of neighbouring tokens share; they start at 0."""
@@ -143,8 +143,8 @@ def fit(
         queries=len(rows),
         batch=batch,
         epochs=epochs,
-        loss=lambda chosen: loss_of(arguments.objective, model([rows[row] for row in chosen]), y[chosen]),
-        validation_loss=lambda: loss_of(arguments.objective, model(validation_rows), validation_y),
+        loss=lambda chosen: objective_loss(arguments.objective, model([rows[row] for row in chosen]), y[chosen]),
+        validation_loss=lambda: objective_loss(arguments.objective, model(validation_rows), validation_y),
         state=model.student,
     )
 

@@ -17,7 +17,7 @@ from torouter.routers.mlp import MLPRouter
 from torouter.routers.perceptron import Perceptron
 from torouter.training.arguments import TrainingArguments
 from torouter.training.data import TrainingData
-from torouter.training.loop import best_of, layers, loss_of, perceptron
+from torouter.training.loop import best_of, layers, objective_loss, perceptron
 
 EPOCHS, LEARNING_RATE, BATCH_SIZE = 30, 2e-3, 128
 NOISE, DROPOUT = 0.5, 0.3
@@ -88,7 +88,7 @@ def fit_mlp(
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
         noisy = x[rows] + NOISE * torch.randn(len(rows), x.shape[1])
-        return loss_of(arguments.objective, model(noisy), y[rows])
+        return objective_loss(arguments.objective, model(noisy), y[rows])
 
     return best_of(
         arguments,
@@ -98,6 +98,6 @@ def fit_mlp(
         batch=batch,
         epochs=epochs,
         loss=loss,
-        validation_loss=lambda: loss_of(arguments.objective, model(validation_x), validation_y),
+        validation_loss=lambda: objective_loss(arguments.objective, model(validation_x), validation_y),
         state=lambda: perceptron(model, scale=scale),
     )

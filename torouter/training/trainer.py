@@ -15,9 +15,10 @@ from torouter.routers import checkpoint
 from torouter.routers.config import Precision, RouterConfig, Serving
 from torouter.routers.encoded import EncodedRouter
 from torouter.routers.encoders.pretrained import encoder_name, in_blocks, require_torch
-from torouter.routers.model_card import model_card
+from torouter.routers.judging import routed_quality
+from torouter.routers.model_card import write_description
 from torouter.routers.outcome_matrix import OutcomeMatrix
-from torouter.routers.router import AutoRouter, kind_named
+from torouter.routers.router import AutoRouter, router_class
 from torouter.training.arguments import TrainingArguments
 from torouter.training.data import TrainingData, training_data
 
@@ -107,14 +108,9 @@ def work_directory(out: Path) -> Path:
     return out.parent / f".{out.name}.work"
 
 
-def routed_quality(scores: np.ndarray, outcomes: OutcomeMatrix) -> float:
-    """Mean outcome of each query's highest-scored expert."""
-    return float(outcomes.scores[np.arange(len(outcomes)), scores.argmax(axis=1)].mean())
-
-
 def _finish(directory: Path, config: RouterConfig, validation: OutcomeMatrix, arguments: TrainingArguments) -> None:
     """Pick the served precision and write what describes the checkpoint."""
-    kind = kind_named(config.kind)
+    kind = router_class(config.kind)
     assert issubclass(kind, EncodedRouter)
     scores = []
     for precision in kind.precisions:
@@ -123,18 +119,17 @@ def _finish(directory: Path, config: RouterConfig, validation: OutcomeMatrix, ar
         scores.append(in_blocks(router.scores, validation.queries, doing=doing, progress=arguments.progress))
     served, record = _int8_gate(scores[0], scores[1], validation) if len(scores) > 1 else (kind.precisions[0], {})
     judged = {
-        "validation_quality": round(routed_quality(scores[0], validation), 5),
+        "validation_quality": round(routed_quality(scores[0], validation.scores), 5),
         "validation_best_single": round(float(validation.scores.mean(axis=0).max()), 5),
     }
     config = replace(config, precision=served, training={**config.training, **judged, **record})
-    (directory / checkpoint.CONFIG).write_text(config.to_json(), encoding="utf-8")
-    (directory / checkpoint.CARD).write_text(model_card(config), encoding="utf-8")
+    write_description(directory, config)
 
 
 def _int8_gate(full: np.ndarray, small: np.ndarray, validation: OutcomeMatrix) -> tuple[Precision, dict[str, float]]:
     """The precision to serve, and what is recorded of it, from the scores of fp32 and int8."""
     same = float((full.argmax(axis=1) == small.argmax(axis=1)).mean())
-    loss = routed_quality(full, validation) - routed_quality(small, validation)
+    loss = routed_quality(full, validation.scores) - routed_quality(small, validation.scores)
     safe = same >= SAME_CHOICE and loss <= QUALITY_LOSS
     if not safe:
         message = "int8 makes %.1f %% of fp32's choices and loses %.2f points of quality: fp32 is served"
