@@ -16,7 +16,7 @@ ADAPTERS = ("langchain_torouter", "llamaindex_torouter")
 PACKAGES = ("torouter", *ADAPTERS)
 
 LEVELS = (
-    {"errors", "secrets", "chat"},
+    {"errors", "secrets", "chat", "version"},
     {"experts"},
     {"routers"},
     {"routing"},
