@@ -24,10 +24,11 @@ from torouter.evaluation import metrics
 from torouter.evaluation.metric_specs import MetricSpec
 from torouter.evaluation.metrics import Choices, Floats
 from torouter.outcomes.table import OutcomeTable
-from torouter.training.arguments import RouterKind, TrainingArguments
+from torouter.routers.kinds import TrainedKind
+from torouter.training.arguments import TrainingArguments
 
 TABLES = ("llmrouter9", "zeroeval28", "medagents10")
-KINDS: tuple[RouterKind, ...] = ("knn", "mlp")
+KINDS: tuple[TrainedKind, ...] = ("knn", "mlp")
 FOLDS = 3
 """Parts in which the data sets are left out in turn where thresholds are picked."""
 QUANTILES = np.linspace(0, 1, 21)
@@ -106,13 +107,13 @@ def threshold(rule: str, rehearsals: Sequence[Foreign]) -> float:
 
 
 def replica(
-    table: OutcomeTable, seed: int, encoder: Remembered, kinds: Sequence[RouterKind]
-) -> dict[RouterKind, dict[str, dict[str, float]]]:
+    table: OutcomeTable, seed: int, encoder: Remembered, kinds: Sequence[TrainedKind]
+) -> dict[TrainedKind, dict[str, dict[str, float]]]:
     """One split's figures by router and by the data set that is left out."""
     train, test = table.split(f"standard:{seed}")
     training_arguments = {kind: TrainingArguments(router=kind, seed=seed) for kind in kinds}
     everything = {kind: fit(train, arguments, encoder) for kind, arguments in training_arguments.items()}
-    found: dict[RouterKind, dict[str, dict[str, float]]] = {kind: {} for kind in kinds}
+    found: dict[TrainedKind, dict[str, dict[str, float]]] = {kind: {} for kind in kinds}
     for dataset in sorted(set(test.datasets)):
         others = [name for name in sorted(set(train.datasets)) if name != dataset]
         learnt, judged = train.subset(datasets=others), test.subset(datasets=[dataset])

@@ -26,13 +26,14 @@ from torouter.evaluation.outcome_arrays import OutcomeArrays
 from torouter.evaluation.pricing import CostPart
 from torouter.experts import Expert, ExpertPool
 from torouter.outcomes.table import OutcomeTable
+from torouter.routers.kinds import TrainedKind
 from torouter.routing.calibration import calibrate
 from torouter.routing.policy import RoutingPolicy
-from torouter.training.arguments import RouterKind, TrainingArguments
+from torouter.training.arguments import TrainingArguments
 from torouter.training.data import training_data
 
 TABLES = ("medagents10", "zeroeval28")
-KINDS: tuple[RouterKind, ...] = ("mlp", "knn")
+KINDS: tuple[TrainedKind, ...] = ("mlp", "knn")
 CLOUDS = ("one cloud expert", "cloud pool")
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 EDGE = "edge"

@@ -30,13 +30,14 @@ from benchmarks.studies.study import (
 from torouter.evaluation import metrics
 from torouter.evaluation.metric_specs import MeanStd, MetricSpec
 from torouter.outcomes.table import OutcomeTable
+from torouter.routers.kinds import TrainedKind
 from torouter.routers.outcome_matrix import OutcomeMatrix
-from torouter.training.arguments import RouterKind, TrainingArguments
-from torouter.training.data import smoothed
+from torouter.training.arguments import TrainingArguments
+from torouter.training.data import smooth
 
 COUNTS = (50, 200, 400, 1000)
-KINDS: tuple[RouterKind, ...] = ("mlp", "knn")
-WAYS: dict[str, RouterKind] = {"mlp": "mlp", "mlp, mixed": "mlp", "knn": "knn"}
+KINDS: tuple[TrainedKind, ...] = ("mlp", "knn")
+WAYS: dict[str, TrainedKind] = {"mlp": "mlp", "mlp, mixed": "mlp", "knn": "knn"}
 """How a new expert is learnt, and by which router: "mixed" gives it outcomes that are mixed with the means of the
 labelled queries' data sets, as those of the other experts were when the router was trained."""
 ADDED = (
@@ -87,7 +88,7 @@ def replica(table: OutcomeTable, encoder: Remembered, seed: int, counts: Sequenc
                 rows = order[:count]
                 labelled = known.of((name,)).rows(rows)
                 if way == "mlp, mixed":
-                    mixed = smoothed(labelled.scores, datasets[rows], TrainingArguments().outcome_weight)
+                    mixed = smooth(labelled.scores, datasets[rows], TrainingArguments().outcome_weight)
                     labelled = OutcomeMatrix(labelled.queries, (name,), mixed)
                 row[str(count)] = quality(fitted[kind].add_expert(name, labelled), outcomes)
             found[way][name] = row

@@ -36,7 +36,7 @@ from torouter.routers.router import Router, as_texts
 from torouter.training import train_heads
 from torouter.training.arguments import TrainingArguments
 from torouter.training.data import training_data
-from torouter.training.trainer import described
+from torouter.training.trainer import initial_config
 
 SMALL = 9.0
 """Billions of parameters up to which an expert is a small one."""
@@ -143,7 +143,7 @@ class Source:
 def fit(table: OutcomeTable, arguments: TrainingArguments, encoder: Remembered) -> MLPRouter | KNNRouter:
     """What `torouter.training.trainer.train` makes of a table, without files."""
     learnt, held = training_data(table, arguments)
-    config = described(table, arguments, learnt, held)
+    config = initial_config(table, arguments, learnt, held)
     return train_heads.fit(config, encoder, arguments, learnt, held, source=Path())
 
 

@@ -30,9 +30,10 @@ from torouter.evaluation.evaluator import evaluate
 from torouter.evaluation.metric_specs import QUALITY, SAVED, MeanStd, MetricSpec
 from torouter.evaluation.summary import lines
 from torouter.outcomes.table import OutcomeTable
+from torouter.routers.kinds import TrainedKind
 from torouter.routers.outcome_matrix import OutcomeMatrix
 from torouter.routers.router import AutoRouter, Router
-from torouter.training.arguments import RouterKind, TrainingArguments
+from torouter.training.arguments import TrainingArguments
 
 BERT = "--max-length 64 --frozen-layers 3 --own-share 0.15"
 """What the BertRouters are trained with beyond the defaults."""
@@ -70,7 +71,7 @@ class Workshop:
     bert: str
     costs: list[dict[str, float]] = field(default_factory=list)
 
-    def router(self, kind: RouterKind, name: str, train: OutcomeTable, seed: int) -> Router:
+    def router(self, kind: TrainedKind, name: str, train: OutcomeTable, seed: int) -> Router:
         """A router that learnt `train`; `name` tells the table."""
         if kind != "bert":
             return fit(train, TrainingArguments(router=kind, seed=seed), self.encoder)
@@ -177,7 +178,7 @@ def qualities(
 _FINE = MetricSpec("quality", "quality", "{:.4f}", QUALITY[0].meaning)
 
 
-def savings(table: OutcomeTable, name: str, kinds: Sequence[RouterKind], shop: Workshop, seeds: Sequence[int]) -> Grid:
+def savings(table: OutcomeTable, name: str, kinds: Sequence[TrainedKind], shop: Workshop, seeds: Sequence[int]) -> Grid:
     """What routers save at 99 % of the best single expert's quality."""
     splits = {f"standard:{seed}": seed for seed in seeds}
     routers = [

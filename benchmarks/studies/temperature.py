@@ -34,9 +34,10 @@ from benchmarks.studies.study import (
 from torouter.evaluation import metrics
 from torouter.evaluation.metric_specs import MeanStd, MetricSpec
 from torouter.outcomes.table import OutcomeTable
+from torouter.routers.kinds import TrainedKind
 from torouter.routers.outcome_matrix import OutcomeMatrix
 from torouter.routers.router import Router
-from torouter.training.arguments import RouterKind, TrainingArguments
+from torouter.training.arguments import TrainingArguments
 from torouter.training.data import training_data
 from torouter.training.trainer import train
 
@@ -57,7 +58,7 @@ COLUMNS = (
 )
 
 
-def arguments_for(label: str, outcome_weight: float, seed: int, router: RouterKind) -> TrainingArguments:
+def arguments_for(label: str, outcome_weight: float, seed: int, router: TrainedKind) -> TrainingArguments:
     """The arguments that differs from the default in the label alone."""
     form, _, temperature = label.partition(":")
     arguments = TrainingArguments(router=router, outcome_weight=outcome_weight, seed=seed, progress=False)

@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import pprint
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,6 +134,13 @@ async def test_the_tokens_of_the_environment_and_of_netrc_are_no_experts(
     for request in tgi.requests:
         assert "authorization" not in request.headers
         assert CANARY not in f"{request.path} {request.headers} {request.body}"
+
+
+def test_a_trained_checkpoint_holds_no_path_of_the_machine_that_trained_it(bert_directory: Path) -> None:
+    for file in bert_directory.iterdir():
+        data = file.read_bytes()
+        for path in (Path(__file__).parents[2], Path(sys.prefix), bert_directory):
+            assert str(path).encode() not in data, f"{file.name} holds {path}"
 
 
 def test_a_checkpoint_remembers_neither_token_nor_address_of_an_expert(tmp_path: Path) -> None:

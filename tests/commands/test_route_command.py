@@ -72,7 +72,7 @@ def test_a_half_written_table_is_refused_and_nothing_is_overwritten(bert_directo
         (["--split", "random:1"], "standard:SEED"),
         (["--seed", "-1"], "seed=-1"),
         (["--experts", "none.yaml"], "none.yaml: no such file"),
-        (["--encoder", "./none"], "no directory"),
+        (["--encoder", "./none"], "not a directory"),
     ],
 )
 def test_wrong_options_of_train_are_refused(options, words, tmp_path, capsys):

@@ -330,10 +330,10 @@ def test_columns_may_have_other_names(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "there is no query in it"),
+        (b"", "it is empty"),
         (b'{"query": "One?"}\n{"query": "One?"}\n', "rows 0 and 1 .* have the same query_id"),
         (b'{"query": "One?"}\n{"query": " "}\n', "row 1 .*column query: it is empty"),
-        (b'{"text": "One?"}\n', "there is no column 'query', only text"),
+        (b'{"text": "One?"}\n', "no column 'query', only text"),
         (b'{"query": "caf\xe9"}\n', "not UTF-8 at byte 14"),
         (b'{"query": "\\ud83d"}\n', "half a character"),
         (b'{"query": ["One?"]}\n', "row 0 .*column query: it is a list"),

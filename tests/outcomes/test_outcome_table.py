@@ -92,7 +92,7 @@ def test_a_text_of_a_query_is_never_part_of_a_message(frame):
 
 
 def test_a_pair_that_stands_twice_is_refused(frame):
-    with pytest.raises(OutcomeTableError, match=r"row 36 .*expert.*stands twice"):
+    with pytest.raises(OutcomeTableError, match=r"row 36 .*expert.*is a duplicate"):
         OutcomeTable(pd.concat([frame, frame.iloc[[5]]]))
 
 
@@ -181,7 +181,7 @@ def test_tables_of_the_same_experts_are_put_together(frame):
     assert len(both) == 18
     with pytest.raises(OutcomeTableError, match="differ in their experts \\(math\\)"):
         OutcomeTable.concat([OutcomeTable(frame), OutcomeTable(other).subset(experts=["code", "facts"])])
-    with pytest.raises(OutcomeTableError, match="stands twice"):
+    with pytest.raises(OutcomeTableError, match="is a duplicate"):
         OutcomeTable.concat([OutcomeTable(frame), OutcomeTable(frame)])
 
 

@@ -56,8 +56,8 @@ def test_a_rule_tells_right_from_wrong(name, reference, right, wrong):
     [
         ("choice", "none", "'none' does not begin with a letter A to J"),
         ("number", "four", "'four' has no number"),
-        ("code", "assert f(2) == 4", "is no JSON of the form"),
-        ("code", '{"tests": []}', "is no JSON of the form"),
+        ("code", "assert f(2) == 4", "is not JSON of the form"),
+        ("code", '{"tests": []}', "is not JSON of the form"),
     ],
 )
 def test_a_reference_that_a_scorer_cannot_use_is_named(name, reference, message):

@@ -349,14 +349,14 @@ def test_the_oracle_refuses_a_text_it_has_no_outcome_of(outcomes):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("router.json", None, "holds no router.json"),
+        ("router.json", None, "has no router.json"),
         ("router.json", "{", "not JSON"),
         ("router.json", '{"format": 99}', "format 99.*upgrade"),
         ("router.json", '{"format": 1, "kind": "bert"}', "lacks experts"),
         ("router.json", '{"format": 1, "kind": "poem", "experts": [{"name": "a"}]}', "kind 'poem' is unknown"),
         ("router.json", '{"format": 1, "kind": "bert", "experts": [{"name": "a"}]}', "differ in their experts"),
         ("config.json", '{"id2label": {"0": "a"}}', "differ in their experts"),
-        ("config.json", "[]", "no object"),
+        ("config.json", "[]", "is not a JSON object"),
         ("tokenizer.json", None, "lacks tokenizer.json"),
         ("tokenizer.json", "{}", "tokenizer.json can't be used"),
         ("model_int8.onnx", None, "lacks model_int8.onnx"),
@@ -379,7 +379,7 @@ def test_what_is_neither_a_directory_nor_a_hub_id_is_refused(tmp_path):
     for name in (tmp_path / "none", "none", "a/b/c", "~/router"):
         with pytest.raises(CheckpointError, match="no such directory"):
             AutoRouter.from_pretrained(name)
-    with pytest.raises(CheckpointError, match="nor to be had from the Hub"):
+    with pytest.raises(CheckpointError, match="nor available from the Hub"):
         AutoRouter.from_pretrained("nobody/no-such-router", local_files_only=True, cache_dir=tmp_path)
 
 
@@ -466,5 +466,5 @@ def everything(outcomes: OutcomeMatrix) -> OutcomeMatrix:
 def test_a_matrix_that_does_not_fit_is_refused():
     with pytest.raises(OutcomeTableError, match=r"shape \(1, 1\)"):
         OutcomeMatrix(("q",), ("a", "b"), np.zeros((1, 1)))
-    with pytest.raises(OutcomeTableError, match="stands twice"):
+    with pytest.raises(OutcomeTableError, match="is a duplicate"):
         OutcomeMatrix(("q",), ("a", "a"), np.zeros((1, 2)))

@@ -18,10 +18,10 @@ import pytest
 from tests.support import tiny
 from torouter.errors import CheckpointError, ConfigurationError, OutcomeTableError
 from torouter.experts import Expert, ExpertPool
-from torouter.routers.encoders.pretrained import encoder_path, in_blocks
+from torouter.routers.encoders.pretrained import encoder_path, score_in_blocks
 from torouter.routers.router import AutoRouter
 from torouter.training.arguments import TrainingArguments
-from torouter.training.data import smoothed, training_data, validation_cut
+from torouter.training.data import smooth, training_data, validation_cut
 from torouter.training.trainer import train, work_directory
 
 COMMAND = str(Path(sys.executable).with_name("torouter"))
@@ -171,10 +171,10 @@ def test_batches_hold_queries_of_similar_length_in_an_order_that_each_epoch_draw
 def test_outcomes_are_smoothed_by_their_data_sets_means():
     scores = np.array([[1, 0], [0, 0], [0.5, 1]], dtype=np.float32)
 
-    found = smoothed(scores, np.array(["a", "a", "b"]), 0.2)
+    found = smooth(scores, np.array(["a", "a", "b"]), 0.2)
 
     assert found == pytest.approx(np.array([[0.6, 0], [0.4, 0], [0.5, 1]]))
-    assert smoothed(scores, np.array(["a", "a", "a"]), 0.2) is scores
+    assert smooth(scores, np.array(["a", "a", "a"]), 0.2) is scores
 
 
 def test_a_validation_part_that_would_be_empty_is_refused(tiny_encoder, tmp_path):
@@ -323,5 +323,5 @@ def test_many_queries_are_encoded_in_blocks_and_come_back_in_order():
         sizes.append(len(texts))
         return np.float32([[int(text)] for text in texts])
 
-    assert in_blocks(encode, queries, doing="encode", progress=False)[:, 0].tolist() == list(range(5000))
+    assert score_in_blocks(encode, queries, doing="encode", progress=False)[:, 0].tolist() == list(range(5000))
     assert len(sizes) > 1

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torouter.outcomes.table import OutcomeTable
     from torouter.routers.router import Router
 
-HELP = "judge routers by recorded outcomes"
+HELP = "evaluate routers on recorded outcomes"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="[NAME=]DIR",
-        help="a router's directory, or its id on the Hub; those of one name (default: the directory's) are one line of "
-        "the report, with mean and standard deviation",
+        help="a router's directory, or its id on the Hub; those of one name (default: the directory's) share one line "
+        "of the report, with mean and standard deviation",
     )
     add("--report", required=True, metavar="DIR", help="where report.html, report.json and report.md go")
     add(
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="standard:SEED",
-        help="judge by the test part of this split; given several times, each router by that of the split it was "
+        help="evaluate on the test part of this split; if given several times, each router on that of the split it was "
         "trained on",
     )
     add(
@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         choices=TRAINED_KINDS,
-        help="train a router of this kind on all data sets but one and judge it on that one, for each",
+        help="train a router of this kind on all data sets but one and evaluate it on that one, for each",
     )
     add(
         "--cross-fit",
@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="pick the weight of cost on the whole train part, by five routers of the same kind, each "
         "trained with default arguments on four fifths of it, and not on the router's small validation part",
     )
-    add("--card", action="store_true", help="tell the results in README.md of each router's directory too")
+    add("--card", action="store_true", help="write the results into README.md of each router's directory too")
     add("--no-progress", dest="progress", action="store_false", help="no progress bar")
 
 
@@ -78,14 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
     left_out = [
         row
         for kind in arguments.leave_one_out
-        for row in leave_one_dataset_out(table, kind, partial(_trained, kind), progress=arguments.progress)
+        for row in leave_one_dataset_out(table, kind, partial(_train, kind), progress=arguments.progress)
     ]
     evaluation = evaluate(
         table,
         routers,
         splits=arguments.split,
         pair=tuple(arguments.pair) if arguments.pair else None,
-        refits={name: partial(_trained, router.config.kind) for name, router in routers} if arguments.cross_fit else {},
+        refits={name: partial(_train, router.config.kind) for name, router in routers} if arguments.cross_fit else {},
         left_out=left_out,
         progress=arguments.progress,
     )
@@ -107,7 +107,7 @@ def _named(text: str) -> tuple[str, str]:
     return (name, path) if equals else (Path(text).resolve().name if Path(text).exists() else text, text)
 
 
-def _trained(kind: Any, table: OutcomeTable) -> Router:
+def _train(kind: Any, table: OutcomeTable) -> Router:
     from torouter.training.arguments import TrainingArguments
     from torouter.training.trainer import train
 

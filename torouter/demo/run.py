@@ -1,4 +1,4 @@
-"""The demo's steps: experts, training, what routing is worth here, a routed chain, a failure."""
+"""The demo, step by step: experts, training, the gain of routing, a routed chain, an expert that fails."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ UNSEEN = (
     "Which planet do we live on?",
     "Compute 23 - 8.",
 )
-"""Asked at the end; none of them stands in the outcome table."""
+"""Asked at the end; none of them is in the outcome table."""
 
 
 def data_folder() -> Path:
-    """`examples/data` of the checkout, whether it is the working directory or holds this package.
+    """`examples/data` of the checkout that is the working directory or contains this package.
 
     Raises:
-        ConfigurationError: There is none: a wheel does not carry the demo's outcomes.
+        ConfigurationError: It is missing, as in a wheel, which does not contain the demo's outcomes.
     """
     for root in (Path.cwd(), Path(__file__).resolve().parents[2]):
         folder = root / "examples" / "data"
         if (folder / "outcomes.parquet").is_file():
             return folder
-    raise ConfigurationError("examples/data/outcomes.parquet is not here: run the demo inside a checkout of torouter")
+    raise ConfigurationError("examples/data/outcomes.parquet is missing: run the demo inside a checkout of torouter")
 
 
 async def demo(
@@ -63,38 +63,40 @@ async def demo(
     """Run the demo and print what happens.
 
     Args:
-        experts: An experts.yaml of endpoints that are up; None starts the demo's own experts on this machine.
-        out: Where the trained router is kept; None forgets it at the end.
-        epochs: Of training, None for the default.
-        questions: How many of the demo's queries other experts than its own are asked, to have outcomes to learn from.
-        allow_code: Whether Python that those experts write may be run to score it; else they are asked for none.
+        experts: An experts.yaml with running endpoints; None starts the demo's own experts on this machine.
+        out: Where the trained router is kept; None deletes it at the end.
+        epochs: Of training; None for the default.
+        questions: How many of the demo's queries your own experts are asked, to get outcomes for training.
+        allow_code: Whether Python that your experts write may be run to score it; if not, they are not asked for any.
 
     Raises:
         MissingExtraError: LangChain, the server or the weights are not installed.
     """
     try:
-        import langchain_core  # noqa: F401 - better now than after a minute of training
+        import langchain_core  # noqa: F401 - checked here, not after a minute of training
     except ImportError:
         raise MissingExtraError("the demo routes a LangChain chain: pip install 'torouter[demo]'") from None
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    began = time.monotonic()
+    start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="torouter-demo-") as scratch:
-        async with _experts(experts) as (pool, own):
+        async with _start_experts(experts) as (pool, forwarder_of):
             _title("1. Experts")
             for expert in pool.values():
                 print(f"  {expert.name:<10} {expert.url}  {_prices(expert)}")
             table = OutcomeTable.read(data_folder() / "outcomes.parquet")
             if set(table.experts) != set(pool.names):
-                table = await _outcomes_of(pool, questions, Path(scratch) / "outcomes.parquet", allow_code=allow_code)
-            router = _trained(table, pool, out or Path(scratch) / "router", epochs)
-            await _routed(router, pool)
-            await _failure(router, pool, own)
-    print(f"\nDone in {time.monotonic() - began:.0f} s.")
+                table = await _collect_outcomes(
+                    pool, questions, Path(scratch) / "outcomes.parquet", allow_code=allow_code
+                )
+            router = _train(table, pool, out or Path(scratch) / "router", epochs)
+            await _route_questions(router, pool)
+            await _fail_over(router, pool, forwarder_of)
+    print(f"\nDone in {time.monotonic() - start:.0f} s.")
 
 
 @asynccontextmanager
-async def _experts(path: Path | None) -> AsyncIterator[tuple[ExpertPool, Mapping[str, Forwarder]]]:
-    """The experts, and the addresses of our own that can be shut (none of a user's)."""
+async def _start_experts(path: Path | None) -> AsyncIterator[tuple[ExpertPool, Mapping[str, Forwarder]]]:
+    """The experts, and by name the forwarders of the demo's own experts, which can be shut."""
     if path is not None:
         yield ExpertPool.from_yaml(path), {}
         return
@@ -105,21 +107,21 @@ async def _experts(path: Path | None) -> AsyncIterator[tuple[ExpertPool, Mapping
             yield pool, {name: forwarder for name, (_, forwarder) in own.items()}
 
 
-async def _outcomes_of(pool: ExpertPool, questions: int, out: Path, *, allow_code: bool) -> OutcomeTable:
-    """Outcomes of experts that are not the demo's own, on some of the demo's queries."""
+async def _collect_outcomes(pool: ExpertPool, questions: int, out: Path, *, allow_code: bool) -> OutcomeTable:
+    """Outcomes of the user's own experts on some of the demo's queries."""
     by_dataset: dict[str, list[Query]] = {}
     for query in read_queries(data_folder() / "queries.jsonl"):
         if allow_code or query.scorer != "code":
             by_dataset.setdefault(query.dataset, []).append(query)
-    # Evenly spread over each data set, whose neighbours are alike.
+    # Spread evenly over each data set, as neighbouring queries are alike.
     each = max(1, questions // len(by_dataset))
-    asked = [query for part in by_dataset.values() for query in part[:: max(1, len(part) // each)][:each]]
-    print(f"  The router has to learn about these experts first: each is asked {len(asked)} queries.", flush=True)
-    return label(await collect(pool, asked, out), "table", allow_code=allow_code)
+    queries = [query for part in by_dataset.values() for query in part[:: max(1, len(part) // each)][:each]]
+    print(f"  The router needs outcomes of these experts: each is asked {len(queries)} queries.", flush=True)
+    return label(await collect(pool, queries, out), "table", allow_code=allow_code)
 
 
-def _trained(table: OutcomeTable, pool: ExpertPool, out: Path, epochs: int | None) -> Router:
-    """Train a BERT-Router on the train part of the table, and say what it is worth on the other part."""
+def _train(table: OutcomeTable, pool: ExpertPool, out: Path, epochs: int | None) -> Router:
+    """Train a BERT-Router on the train part of the table, and print its quality on the test part."""
     from torouter.training.trainer import train
 
     _title("2. Training a BERT-Router")
@@ -129,10 +131,10 @@ def _trained(table: OutcomeTable, pool: ExpertPool, out: Path, epochs: int | Non
     router = train(train_part, out=out, arguments=TrainingArguments(router="bert", epochs=epochs), experts=pool)
     print(f"  took {time.monotonic() - began:.0f} s, served in {router.config.precision}")
 
-    _title(f"3. What routing is worth on the {len(test_part)} queries kept back")
+    _title(f"3. The gain of routing on the {len(test_part)} test queries")
     outcomes = test_part.matrix()
     scores = router.scores(outcomes.queries)[:, [router.experts.index(name) for name in outcomes.experts]]
-    # The best single expert is picked where the router learnt, not where both are judged.
+    # The best single expert is picked on the train part, as the router was trained there.
     single = int(train_part.matrix().scores.mean(axis=0).argmax())
     routed = routed_quality(scores, outcomes.scores)
     alone = float(outcomes.scores[:, single].mean())
@@ -154,23 +156,23 @@ def _chat_model(router: Router, pool: ExpertPool) -> RoutedChatModel:
     return RoutedChatModel(router=router, experts=pool)
 
 
-async def _routed(router: Router, pool: ExpertPool) -> None:
+async def _route_questions(router: Router, pool: ExpertPool) -> None:
     _title("4. Unseen questions through a LangChain chain, streamed")
     model = _chat_model(router, pool)
     for question in UNSEEN:
         await _ask(model, question)
 
 
-async def _failure(router: Router, pool: ExpertPool, own: Mapping[str, Forwarder]) -> None:
-    """Shut the expert that would answer, and ask."""
-    if not own:
+async def _fail_over(router: Router, pool: ExpertPool, forwarder_of: Mapping[str, Forwarder]) -> None:
+    """Shut the expert that would answer, and ask; a user's own experts are not shut."""
+    if not forwarder_of:
         return
     _title("5. An expert goes down")
     model = _chat_model(router, pool)
     question = UNSEEN[-1]
     down = model.route(question).expert
-    await own[down].stop()
-    print(f"  {down} is shut; the next of this question's own ranking answers:")
+    await forwarder_of[down].stop()
+    print(f"  {down} is shut; the next expert in the question's ranking answers:")
     await _ask(model, question)
 
 
@@ -188,7 +190,7 @@ async def _ask(model: RoutedChatModel, question: str) -> None:
     chunks = []
     async for chunk in chain.astream({"question": question}):
         print(chunk.text.replace("\n", "\n    "), end="", flush=True)
-        chunks.append(cast("AIMessageChunk", chunk))  # which the chain's type does not say
+        chunks.append(cast("AIMessageChunk", chunk))  # the chain's type is wider
     answer = add_ai_message_chunks(*chunks)
     routing, usage = answer.response_metadata["routing"], answer.usage_metadata
     tokens = usage["output_tokens"] if usage else 0

@@ -1,4 +1,4 @@
-"""The results of an evaluation for a checkpoint's model card."""
+"""Makes the table of results in a checkpoint's model card from an evaluation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _BASELINES = ("best single", "random", "oracle")
 
 
 def card_results(evaluation: Evaluation, router: str) -> dict[str, str]:
-    """Lines of the card's table of results: the router's figures, and what the baselines reach."""
-    found = {(line.role, line.name): line for line in lines(evaluation)}
-    line, replays = found["router", router], evaluation.replays
+    """The card's results, value by name: the figures of the line `router`, and the baselines' quality."""
+    by_name = {(line.role, line.name): line for line in lines(evaluation)}
+    line, replays = by_name["router", router], evaluation.replays
     tested = " + ".join(str(replay.test_queries) for replay in replays)
     splits = ", ".join(replay.split or "whole table" for replay in replays)
     results = {
@@ -24,5 +24,5 @@ def card_results(evaluation: Evaluation, router: str) -> dict[str, str]:
             results[column.title] = line.figures[column.key].text(column.form)
     quality = QUALITY[0]
     for name in _BASELINES:
-        results[f"quality, {name}"] = found["baseline", name].figures[quality.key].text(quality.form)
+        results[f"quality, {name}"] = by_name["baseline", name].figures[quality.key].text(quality.form)
     return results

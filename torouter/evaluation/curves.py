@@ -1,4 +1,4 @@
-"""Quality against cost: what a router is worth over a whole range of prices, not at one point.
+"""Curves of quality against cost, and the metrics that summarise a router over a whole range of prices.
 
 A curve is two arrays of one length, the mean cost and the mean quality of each operating point.
 """
@@ -18,10 +18,10 @@ NAN = float("nan")
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Operating points of one router on one set of queries.
+    """The operating points of one router on one set of queries, one per weight of cost.
 
     Attributes:
-        weights: The weight of cost at each point, in quality per unit of cost; NaN where a point has none.
+        weights: The weight of cost at each point, in quality per unit of cost; NaN for single experts.
         costs: Mean cost per query, in any one unit.
         qualities: Mean quality.
     """
@@ -37,7 +37,7 @@ class Curve:
         return cls(np.full(k, NAN), costs.mean(axis=0, dtype=np.float64), scores.mean(axis=0, dtype=np.float64))
 
     def hull(self) -> Curve:
-        """The non-decreasing upper convex hull, cheapest point first: what random mixing of the points can reach.
+        """The non-decreasing upper convex hull, cheapest point first: the best that mixing points at random can reach.
 
         Over the single experts' points this is RouterBench's zero router (arXiv 2403.12031, section 3).
         """
@@ -45,27 +45,27 @@ class Curve:
         return Curve(self.weights[kept], self.costs[kept], self.qualities[kept])
 
     def mix_for(self, quality: float) -> NDArray[np.float64] | None:
-        """The cheapest random mix that reaches `quality`: a probability per point, None where no mix does."""
+        """The cheapest random mix that reaches `quality`, as a probability per point; None if no mix reaches it."""
         kept = self._on_hull()
         heights = self.qualities[kept]
         if quality > heights[-1]:
             return None
         mix = np.zeros(len(self.costs))
-        # Interpolating the unit vectors of the hull's points gives the share of each.
+        # The share of each point: its unit vector, interpolated over the hull.
         mix[kept] = [np.interp(quality, heights, unit) for unit in np.eye(len(kept))]
         return mix
 
     def point_for(self, quality: float) -> int:
-        """Position of the cheapest point that reaches `quality`; where none does, of the best point."""
+        """Position of the cheapest point that reaches `quality`, or of the best point if none does."""
         reach = self.qualities >= quality
         return int(np.where(reach, self.costs, np.inf).argmin() if reach.any() else self.qualities.argmax())
 
     def safe_point_for(self, quality: float) -> int:
-        """Position of the last point before `quality` is lost, on the way from the best point to higher weights.
+        """Position of the last point before quality falls below `quality`, from the best point to higher weights.
 
-        The cheapest point that reaches `quality` on few queries is often a lucky one, whose quality is not met again on
-        others. To stop at the first loss is fixed sequence testing (arXiv 2110.01052) without its margin. Where the
-        best point does not reach `quality` either, it is that one. The points must stand in the order of their weights.
+        The cheapest point that reaches `quality` on few queries is often a lucky one, whose quality is not reproduced
+        on others. Stopping at the first point below is fixed sequence testing (arXiv 2110.01052) without its margin. If
+        the best point does not reach `quality`, it is chosen. The points must be in the order of their weights.
         """
         best = int(self.qualities.argmax())
         lost = np.flatnonzero(self.qualities[best:] < quality)
@@ -73,7 +73,7 @@ class Curve:
 
     def _on_hull(self) -> list[int]:
         kept: list[int] = []
-        # Of points of equal cost the best comes first, and the others are no better than it.
+        # Of points of equal cost the best comes first, so that the others are skipped.
         for i in np.lexsort((-self.qualities, self.costs)):
             if kept and self.qualities[i] <= self.qualities[kept[-1]]:
                 continue
@@ -90,7 +90,7 @@ class Curve:
 
         (1 / (high - low)) times the integral of the non-decreasing hull over cost; flat beyond its dearest point, 0
         below its cheapest. `low` and `high` are the costs of the cheapest and the dearest single expert, so that all
-        routers of a pool are judged over one range.
+        routers of a pool are compared over one range.
         """
         return self._area(low, high) / (high - low) if high > low else NAN
 
@@ -131,7 +131,7 @@ def sweep_weights(expected_costs: Floats, *, per_decade: int = 20) -> NDArray[np
     """Cost weights from 0 (quality alone) to infinity (cost alone), evenly spaced on a log scale between.
 
     At the smallest the dearest expert's mean cost weighs 0.001 of a full score, at the largest 10,000 full scores,
-    which still tells experts apart whose costs lie four powers of ten below the dearest one's.
+    which still distinguishes experts whose costs lie four powers of ten below the dearest one's.
     """
     dearest = float(expected_costs.mean(axis=0).max()) or 1.0
     return np.concatenate([[0.0], np.logspace(-3, 4, 7 * per_decade + 1) / dearest, [np.inf]])
@@ -140,7 +140,7 @@ def sweep_weights(expected_costs: Floats, *, per_decade: int = 20) -> NDArray[np
 def sweep(
     predicted: Floats, expected_costs: Floats, scores: Floats, costs: Floats, weights: NDArray[np.float64]
 ) -> Curve:
-    """The curve of a router whose scores are `predicted`, judged by recorded scores and costs; arrays are (n, k)."""
+    """The curve of a router whose scores are `predicted`, on recorded scores and costs; arrays are (n, k)."""
     points = []
     for weight in weights:
         choices = choices_at(predicted, expected_costs, float(weight))
@@ -172,7 +172,7 @@ class PairCurve:
         """
         order = np.argsort(-preference, kind="stable")
         gains = np.cumsum((strong.astype(np.float64) - weak)[order])
-        # Queries of equal preference can't be told apart: the curve is straight over them, as a random order makes it.
+        # Among queries of equal preference the curve is straight, which is its mean over random orders.
         ends = np.flatnonzero(np.append(np.diff(preference[order]) != 0, [True])) + 1
         qualities = weak.mean(dtype=np.float64) + np.concatenate([[0.0], gains[ends - 1]]) / len(order)
         return cls(np.concatenate([[0], ends]) / len(order), qualities)

@@ -1,4 +1,4 @@
-"""The figures of a report: their titles, forms and meanings, in one place for the page, the terminal and the JSON."""
+"""MetricSpec: title, format and meaning of each metric, for the page, the terminal and the JSON alike."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One figure: how it is called, written and explained."""
+    """How one metric is named, formatted and explained."""
 
     key: str
     title: str
     form: str
-    """A format of Python for one number."""
+    """Python format of one number."""
     meaning: str
 
 
 @dataclass(frozen=True, slots=True)
 class MeanStd:
-    """A figure over replicas (seeds or splits).
+    """Mean and standard deviation of a metric over replicas (seeds or splits).
 
     Attributes:
-        mean: Over the replicas for which it is defined; NaN where it is for none.
+        mean: Over the replicas for which the metric is defined; NaN if there are none.
         sd: Sample standard deviation (n - 1); NaN for fewer than two.
-        defined: Replicas for which it is defined.
-        replicas: All of them.
+        defined: Number of replicas for which the metric is defined.
+        replicas: Number of all replicas.
     """
 
     mean: float
@@ -37,14 +37,14 @@ class MeanStd:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> MeanStd:
-        """From one value per replica, NaN where it is not defined."""
+        """From one value per replica, NaN where the metric is not defined."""
         known = np.array([value for value in values if not np.isnan(value)])
         mean = float(known.mean()) if len(known) else float("nan")
         sd = float(known.std(ddof=1)) if len(known) > 1 else float("nan")
         return cls(mean, sd, len(known), len(values))
 
     def text(self, form: str) -> str:
-        """Such as "0.708 ± 0.007", or "-" where the figure is not defined."""
+        """Such as "0.708 ± 0.007", or "-" if the metric is not defined."""
         if not self.defined:
             return "-"
         text = form.format(self.mean)
@@ -66,7 +66,7 @@ QUALITY = (
         "gap closed",
         "{:.1%}",
         "(router - best single) / (oracle - best single). The oracle takes the cheapest of each query's best experts; "
-        "part of its lead is luck of single answers, which no router can foresee.",
+        "part of its lead is luck of single answers, which no router can predict.",
     ),
     MetricSpec("seconds", "seconds", "{:.2f}", "Mean recorded seconds of the chosen answers."),
     MetricSpec(
@@ -84,7 +84,7 @@ QUALITY = (
 )
 COST = (
     MetricSpec("cost", "USD per 1,000", "{:.3f}", "Mean cost of 1,000 queries."),
-    MetricSpec("total_cost", "USD in all", "{:.3f}", "Cost of all priced test queries."),
+    MetricSpec("total_cost", "total USD", "{:.3f}", "Cost of all priced test queries."),
     MetricSpec("priced_quality", "quality", "{:.3f}", "Quality on the priced test queries."),
 )
 SAVED = (
@@ -93,8 +93,8 @@ SAVED = (
         "saved",
         "{:.1%}",
         "Cost saved against the best single expert. The weight of cost is the highest one before more than 1 % of its "
-        "quality is lost (for the zero router: the cheapest mix that keeps 99 %) on queries of the train part that the "
-        "router did not learn from.",
+        "quality is lost (for the zero router: the cheapest mix that keeps 99 %), on queries of the train part that "
+        "the router was not trained on.",
     ),
     MetricSpec(
         "kept", "kept", "{:.1%}", "Quality on the test part at that weight, relative to the best single expert's."
@@ -104,7 +104,7 @@ SAVED = (
         "saved_hindsight",
         "saved, hindsight",
         "{:.1%}",
-        "Cost saved while 99 % of the quality is kept, with the weight picked on the test part: a bound, no forecast.",
+        "Cost saved while 99 % of the quality is kept, with the weight picked on the test part: an upper bound.",
     ),
     MetricSpec(
         "qnc",
@@ -125,17 +125,17 @@ CURVE = (
         "aiq_released",
         "AIQ, code",
         "{:.3f}",
-        "The same as RouterBench's released code has it: area from cost 0, divided by the dearest expert's cost.",
+        "AIQ as RouterBench's released code computes it: area from cost 0, divided by the dearest expert's cost.",
     ),
     MetricSpec(
         "apgr",
         "APGR",
         "{:.3f}",
         "RouteLLM, for a weak and a strong expert: mean share of their gap that is recovered over all shares of strong "
-        "calls; chance has 0.5.",
+        "calls; random routing has 0.5.",
     ),
     MetricSpec("cpt_50", "CPT(50%)", "{:.1%}", "RouteLLM: least share of strong calls that recovers half of that gap."),
-    MetricSpec("cpt_80", "CPT(80%)", "{:.1%}", "Likewise for four fifths of the gap."),
+    MetricSpec("cpt_80", "CPT(80%)", "{:.1%}", "The same for four fifths of the gap."),
 )
 ROUTER = (
     MetricSpec("milliseconds", "ms, median", "{:.1f}", "Milliseconds of one decision, queries one by one."),

@@ -1,4 +1,4 @@
-"""What a choice of experts was worth on recorded outcomes; each metric is a pure function of arrays.
+"""Metrics of a choice of experts on recorded outcomes; each is a pure function of arrays.
 
 Throughout, n queries meet k experts: `scores` and `costs` have shape (n, k), `choices` holds n column numbers.
 """
@@ -35,14 +35,14 @@ def random_mean(values: Floats) -> float:
 
 
 def best_single(scores: Floats) -> int:
-    """The expert of the highest mean score, the first of equals; pick it on a train part, judge it on a test part."""
+    """The expert of the highest mean score, the first of equals; to be picked on a train part, not on the test part."""
     return int(scores.mean(axis=0, dtype=np.float64).argmax())
 
 
 def oracle_choices(scores: Floats, costs: Floats | None = None) -> NDArray[np.intp]:
-    """The cheapest expert among those of the query's best score; without costs the first of them.
+    """The cheapest expert among those with the query's best score; without costs the first of them.
 
-    This is RouterBench's oracle (arXiv 2403.12031): where no expert is right, the cheapest of all is taken. An unknown
+    This is RouterBench's oracle (arXiv 2403.12031): where no expert is right, it takes the cheapest of all. An unknown
     cost (NaN) counts as the dearest.
     """
     is_best = scores == scores.max(axis=1, keepdims=True)
@@ -67,8 +67,7 @@ def cost_saved(cost: float, single_cost: float) -> float:
 def tokens_per_second(output_tokens: Floats, seconds: Floats, choices: Choices) -> float:
     """Output tokens of the chosen answers over the seconds they took, one after the other.
 
-    The paper names throughput without a formula; this one follows from what it records per answer. NaN where no time
-    passed.
+    The paper reports throughput without a formula; this one uses what it records per answer. NaN if the time is 0.
     """
     time = total_of(seconds, choices)
     return total_of(output_tokens, choices) / time if time > 0 else float("nan")
@@ -137,5 +136,5 @@ def reliability(predicted: Floats, outcomes: Floats, *, bins: int = 15) -> Relia
 
 
 def brier(predicted: Floats, outcomes: Floats) -> float:
-    """Mean of (predicted - outcome)^2 over all cells (Brier 1950); outcomes between 0 and 1 are taken as they are."""
+    """Mean of (predicted - outcome)^2 over all cells (Brier 1950); outcomes may lie between 0 and 1."""
     return float(np.square(predicted.astype(np.float64) - outcomes).mean())

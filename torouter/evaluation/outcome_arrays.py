@@ -1,4 +1,4 @@
-"""One part of an outcome table as arrays, which is all that a replay reads."""
+"""OutcomeArrays: one part of an outcome table as arrays, the input of a replay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeArrays:
-    """Outcomes of k experts on n queries. Arrays of shape (n, k) hold NaN where a value is not known."""
+    """Outcomes of k experts on n queries. Arrays of shape (n, k) hold NaN where a value is unknown."""
 
     experts: tuple[str, ...]
     ids: NDArray[np.str_]
@@ -73,10 +73,10 @@ def complete_rows(*values: Floats) -> NDArray[np.bool_]:
 
 
 def expected_costs(train: OutcomeArrays, part: OutcomeArrays) -> NDArray[np.float64]:
-    """What each expert is expected to cost for each query of `part`, in USD per 1,000 queries, shape (n, k).
+    """The expected cost of each expert for each query of `part`, in USD per 1,000 queries, shape (n, k).
 
-    For each expert a least-squares line over the query's input tokens, fitted on `train`: a price per token and the
-    mean cost of the answer come out of it without being told. Where tokens are not known it is the mean cost.
+    For each expert a least-squares line over the query's input tokens is fitted on `train`, which estimates the price
+    per token and the mean cost of the answer. If tokens are unknown it is the mean cost.
     """
     costs, tokens = train.costs.astype(np.float64), train.input_tokens.astype(np.float64)
     means = costs.mean(axis=0)

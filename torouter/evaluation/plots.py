@@ -1,4 +1,4 @@
-"""A report's plots as inline SVG whose colours are CSS variables, so that one drawing serves light and dark pages."""
+"""Draws a report's plots as inline SVG whose colours are CSS variables, for light and dark pages alike."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 Draw = Callable[[Sequence[Line]], str]
 
-# matplotlib knows no CSS variables: it draws with these stand-ins, which are replaced in the text of the SVG.
+# matplotlib has no CSS variables: it draws in these colours, which are replaced in the text of the SVG.
 INK, MUTED, GRID = "#010101", "#010102", "#010103"
 SERIES = tuple(f"#01020{digit}" for digit in range(1, 7))
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
     color: f"--series-{number}" for number, color in enumerate(SERIES, start=1)
 }
 MARKERS = "osD^vP"
-_WIDTH = 6.4  # inches of 72 units: at 400 px of width a text of 13 units is still 10 px high
+_WIDTH = 6.4  # inches of 72 units: at a width of 400 px, text of 13 units is 11 px high
 STYLE = {
     "svg.fonttype": "none",
     "font.size": 13,
@@ -48,7 +48,7 @@ STYLE = {
 
 
 def _styled(draw: Draw) -> Draw:
-    """matplotlib reads its style when it draws and when it writes, so both happen inside."""
+    """Apply `STYLE` to drawing and writing, since matplotlib reads its style in both."""
 
     @functools.wraps(draw)
     def styled(lines: Sequence[Line]) -> str:
@@ -101,10 +101,10 @@ def qualities(lines: Sequence[Line]) -> str:
     figure, axes = blank(0.8 + 0.27 * len(shown))
     colors = {"router": SERIES[0], "baseline": INK, "expert": MUTED}
     for row, line in enumerate(shown):
-        found = line.figures["quality"]
-        spread = 0.0 if np.isnan(found.sd) else found.sd
+        quality = line.figures["quality"]
+        spread = 0.0 if np.isnan(quality.sd) else quality.sd
         marker = {"router": "o", "baseline": "D", "expert": "o"}[line.role]
-        axes.errorbar(found.mean, row, xerr=spread, fmt=marker, color=colors[line.role], markersize=5, capsize=2)
+        axes.errorbar(quality.mean, row, xerr=spread, fmt=marker, color=colors[line.role], markersize=5, capsize=2)
     axes.set_yticks(range(len(shown)), [line.name for line in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel("quality")
@@ -138,7 +138,7 @@ def blank(height: float) -> tuple[Figure, Axes]:
 
 
 def label(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float, str]]) -> None:
-    """Write each label beside its point, where it covers no other label and no point; better on no line either."""
+    """Write each label beside its point, where it covers no other label, no point and little of any line."""
     from matplotlib.transforms import Bbox
 
     figure.draw_without_rendering()
@@ -159,10 +159,10 @@ def label(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float, 
             box = Bbox.from_bounds(left, point[1] + up - size.height / 2, size.width, size.height)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
             if inside and not any(box.overlaps(other) for other in taken):
-                # A farther place is worth it only where it covers less of what is drawn.
+                # A place that is farther away is taken only if it covers less of what is drawn.
                 free.append((box.count_contains(drawn) + order, order, box))
         if not free:
-            text.remove()  # a point without a name is better than two names on one spot; the tables have them all
+            text.remove()  # better no name than two names on one spot; the tables have them all
             continue
         _, order, box = min(free, key=lambda place: place[:2])
         text.set_position(places[order])
@@ -171,16 +171,16 @@ def label(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float, 
 
 
 def _along(line: Line2D) -> NDArray[np.float64]:
-    """Points of a plotted line on the canvas: its markers, or where a stroke joins them many on the stroke."""
+    """Points of a plotted line on the canvas: its markers, or many points on the stroke that joins them."""
     vertices = line.get_transform().transform(np.column_stack(line.get_data()))
     if line.get_linestyle() == "None":
-        return np.repeat(vertices, 20, axis=0)  # to cover a marker is worse than to cross a stroke
+        return np.repeat(vertices, 20, axis=0)  # covering a marker is worse than crossing a stroke
     at, index = np.linspace(0, len(vertices) - 1, 400), np.arange(len(vertices))
     return np.column_stack([np.interp(at, index, vertices[:, axis]) for axis in (0, 1)])
 
 
 def svg(figure: Figure, title: str) -> str:
-    """The drawing's `svg` element, with CSS variables, ids of its own and a title that screen readers tell."""
+    """The drawing's `svg` element, with CSS variables, unique ids and a title for screen readers."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = file.getvalue()

@@ -1,6 +1,6 @@
-"""The cost part of a replay: the experts with known costs, on the queries where all of these have one.
+"""The cost part of a replay: the experts with known costs, on the queries for which all of them have one.
 
-So no contender is judged on other queries than the next. A table without costs has no such part.
+All contenders are thus compared on the same queries. A table without costs has no cost part.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torouter.evaluation.metrics import Choices, Floats
 from torouter.evaluation.outcome_arrays import OutcomeArrays, complete_rows, expected_costs
 
 KEPT = 0.99
-"""Share of the best single expert's quality that must be kept where saved cost is measured."""
+"""Share of the best single expert's quality that must be kept when saved cost is measured."""
 PRICED = 0.9
-"""Of the queries with any known cost, the share on which an expert's must be known for it to take part."""
+"""Least share of the queries with any known cost on which an expert's cost must be known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +30,10 @@ class CostPart:
     Attributes:
         columns: Mask of the priced ones among all experts.
         train_rows: Mask of the priced ones among the train part's queries.
-        test_rows: Likewise of the test part.
-        train: Their outcomes.
-        test: Their outcomes.
-        single: MetricSpec of the expert that is best on `train`.
+        test_rows: The same for the test part.
+        train: The outcomes of `train_rows` and `columns`.
+        test: The outcomes of `test_rows` and `columns`.
+        single: Column of the expert that is best on `train`.
         pair: Columns of the weak and the strong expert of APGR and CPT.
         weights: Weights of cost that a curve sweeps, in quality per USD per 1,000 queries.
     """
@@ -49,10 +49,10 @@ class CostPart:
 
     @classmethod
     def of(cls, train: OutcomeArrays, test: OutcomeArrays, *, pair: tuple[str, str] | None = None) -> Self | None:
-        """The cost part, None where costs are not known; `pair` is by default the cheapest and the best expert.
+        """The cost part, None if costs are unknown; `pair` is by default the cheapest and the best expert.
 
         Raises:
-            ConfigurationError: The pair names an expert that has no price.
+            ConfigurationError: The pair names an expert without a known cost.
         """
         known = ~np.isnan(train.costs)
         columns = np.asarray(known.sum(axis=0) >= max(1.0, PRICED * known.any(axis=1).sum()))
@@ -77,26 +77,26 @@ class CostPart:
         )
 
     def of_choices(self, choices: Choices) -> dict[str, float]:
-        """Cost and quality of one expert per priced query; `choices` are columns of this part."""
+        """Cost and quality of the chosen experts, one column of this part per priced query."""
         return self._at(metrics.mean_of(self.test.costs, choices), metrics.mean_of(self.test.scores, choices))
 
     def of_expert(self, column: int) -> dict[str, float]:
-        """Cost and quality of one expert for all queries."""
+        """Cost and quality of one expert that answers all queries."""
         return self.of_choices(np.full(len(self.test), column))
 
     def of_oracle(self) -> dict[str, float]:
-        """Cost and quality of the cheapest of the best."""
+        """Cost and quality of the cheapest among each query's best experts."""
         return self.of_choices(metrics.oracle_choices(self.test.scores, self.test.costs))
 
     def of_random(self) -> dict[str, float]:
-        """Expected cost and quality of chance."""
+        """Expected cost and quality of random choices."""
         return self._at(metrics.random_mean(self.test.costs), metrics.random_mean(self.test.scores))
 
     def of_zero_router(self) -> dict[str, float]:
-        """The static mixes of single experts: their hull on the test part, and the mix that the train part suggests."""
+        """Random mixes of single experts: their hull on the test part, and the mix that is picked on the train part."""
         singles, train = self._singles(self.test), self._singles(self.train)
         mix = train.mix_for(KEPT * float(train.qualities[self.single]))
-        assert mix is not None  # the best expert alone is a mix that reaches it
+        assert mix is not None  # the best expert alone reaches it
         hindsight = singles.mix_for(KEPT * self._single_quality)
         assert hindsight is not None
         return {
@@ -108,7 +108,7 @@ class CostPart:
     def of_router(
         self, scores: Floats, validation_scores: Floats, validation_rows: NDArray[np.bool_]
     ) -> tuple[dict[str, float], Curve]:
-        """A router's curve and all that follows from it.
+        """A router's metrics, by key, and its curve.
 
         Args:
             scores: Its scores of all experts on the whole test part.
@@ -119,7 +119,7 @@ class CostPart:
         curve = sweep(scores, expected_costs(self.train, self.test), self.test.scores, self.test.costs, self.weights)
         weak, strong = self.pair
         pair = PairCurve.of(scores[:, strong] - scores[:, weak], self.test.scores[:, weak], self.test.scores[:, strong])
-        found = {
+        values = {
             **self.of_choices(scores.argmax(axis=1)),
             **self._of_curve(curve),
             "apgr": pair.apgr(),
@@ -138,9 +138,9 @@ class CostPart:
             point = validation_curve.safe_point_for(
                 KEPT * float(validation.scores[:, self.single].mean(dtype=np.float64))
             )
-            found |= self._saved(float(curve.costs[point]), float(curve.qualities[point]))
-            found["price_weight"] = float(self.weights[point])
-        return found, curve
+            values |= self._saved(float(curve.costs[point]), float(curve.qualities[point]))
+            values["price_weight"] = float(self.weights[point])
+        return values, curve
 
     def _singles(self, part: OutcomeArrays) -> Curve:
         return Curve.of_singles(part.scores, part.costs)

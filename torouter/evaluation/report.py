@@ -1,4 +1,4 @@
-"""Writes an evaluation as one self-contained page, as JSON with all numbers, and as Markdown."""
+"""Writes an evaluation as a self-contained HTML page, as JSON with all numbers, and as Markdown."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from torouter.evaluation.summary import Line, lines
 from torouter.version import __version__
 
 FORMAT = 1
-"""Version of report.json's form."""
+"""Version of report.json."""
 
 
 def prepare(directory: str | os.PathLike[str]) -> Path:
-    """Make the directory and check that a report can be drawn, before hours are spent on what it shall tell.
+    """Make the directory and check that a report can be drawn, before hours are spent on its contents.
 
     Raises:
-        ConfigurationError: The directory can't be made.
+        ConfigurationError: The directory can't be created.
         MissingExtraError: matplotlib or Jinja2 is missing.
     """
     if not all(find_spec(name) for name in ("jinja2", "matplotlib")):
@@ -36,16 +36,16 @@ def prepare(directory: str | os.PathLike[str]) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"report={str(out)!r} is no directory that can be made: {error}") from error
+        raise ConfigurationError(f"report={str(out)!r} can't be created: {error}") from error
     return out
 
 
 def write_report(evaluation: Evaluation, directory: str | os.PathLike[str]) -> Path:
-    """Write `report.html`, `report.json` and `report.md`; a reader sees each file's old form or the whole new one.
+    """Write `report.html`, `report.json` and `report.md`; a reader sees each file's old text or the whole new one.
 
     Args:
-        evaluation: What to tell.
-        directory: Made where it is missing; files of other names in it are left alone.
+        evaluation: What to report.
+        directory: Created if it is missing; other files in it are left alone.
 
     Returns:
         The directory.
@@ -68,7 +68,7 @@ def write_report(evaluation: Evaluation, directory: str | os.PathLike[str]) -> P
 
 
 def page(evaluation: Evaluation) -> str:
-    """The HTML page, which asks for nothing outside itself."""
+    """The HTML page, which loads nothing from elsewhere."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -78,12 +78,12 @@ def page(evaluation: Evaluation) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found = sections(evaluation)
+    parts = sections(evaluation)
     rows = lines(evaluation)
     return environment.get_template("report.html.jinja").render(
         facts=facts(evaluation),
-        sections=found,
-        plots={section.plot: getattr(plots, section.plot)(rows) for section in found if section.plot},
+        sections=parts,
+        plots={section.plot: getattr(plots, section.plot)(rows) for section in parts if section.plot},
         version=__version__,
     )
 
@@ -101,7 +101,7 @@ def markdown(evaluation: Evaluation) -> str:
 
 
 def as_json(evaluation: Evaluation) -> str:
-    """All numbers; what is not defined is null."""
+    """All numbers; undefined ones are null."""
     document = {
         "format": FORMAT,
         "torouter": __version__,
@@ -145,7 +145,7 @@ def _line(line: Line) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The same with None for numbers that JSON can't write."""
+    """The same with None for numbers that JSON can't represent."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What a report says, in order: sections of text, plots and tables, for the page and for Markdown alike."""
+"""The sections of a report, with texts, plots and tables, for the page and for Markdown alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torouter.evaluation.metric_specs import COST, CURVE, QUALITY, ROUTER, SAVED
 from torouter.evaluation.summary import Line, lines
 
 SHOWN_SHARE = 0.005
-"""Experts that get less than this share of all queries are put together in a table of shares."""
+"""Experts that get a smaller share of all queries are combined in a table of shares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +22,8 @@ class Table:
     """Texts in rows under a header; the first column names the rows.
 
     Attributes:
-        caption: What the table is of, "" where the section's title says it.
-        shares: By cell, without the first column, a number in 0..1 that the page shows as a shade; None for no shade.
+        caption: What the table shows, "" if the section's title says it.
+        shares: By cell, without the first column, a number in 0..1 that the page shows as a shade; None: no shades.
     """
 
     caption: str = ""
@@ -48,8 +48,8 @@ class Section:
     """One part of a report.
 
     Attributes:
-        plot: Name of the function in `plots` that draws its plot, None where it has none.
-        columns: The columns of its tables that need a word of explanation.
+        plot: Name of the function in `plots` that draws its plot, None without one.
+        columns: The columns of its tables that are explained below them.
     """
 
     title: str
@@ -60,10 +60,10 @@ class Section:
 
 
 def facts(evaluation: Evaluation) -> list[str]:
-    """What was evaluated on what, one sentence each, and what the reader must know to read it right."""
+    """What was evaluated on which data, one sentence each, and what a reader must know to interpret it."""
     replays = evaluation.replays
     splits = ", ".join(replay.split for replay in replays if replay.split)
-    found = [
+    sentences = [
         f"{evaluation.queries} queries, {len(evaluation.experts)} experts; hash of the table {evaluation.data_hash}.",
         f"Test queries: {_counts([replay.test_queries for replay in replays])} ({splits or 'the whole table'}).",
         f"Best single expert on the train part: {_names([replay.single for replay in replays])}.",
@@ -71,36 +71,36 @@ def facts(evaluation: Evaluation) -> list[str]:
     if pairs := [f"{replay.pair[0]} and {replay.pair[1]}" for replay in replays if replay.pair]:
         priced = _counts([replay.priced_queries for replay in replays])
         experts = len(replays[0].priced_experts)
-        found.append(f"Test queries on which costs are judged: {priced}, of {experts} experts with known costs.")
-        found.append(f"Weak and strong expert of APGR and CPT: {_names(pairs)}.")
+        sentences.append(f"Test queries for the comparison of costs: {priced}, with {experts} experts of known cost.")
+        sentences.append(f"Weak and strong expert of APGR and CPT: {_names(pairs)}.")
     if len(replays) > 1:
-        found.append("Figures are mean ± sample standard deviation over seeds and splits.")
-    return [*found, *evaluation.notes]
+        sentences.append("Figures are mean ± sample standard deviation over seeds and splits.")
+    return [*sentences, *evaluation.notes]
 
 
 def sections(evaluation: Evaluation) -> tuple[Section, ...]:
-    """The report's sections; those that the table has nothing for are left out."""
-    found = lines(evaluation)
-    routers = [line for line in found if line.role == "router"]
-    contenders = [line for line in found if line.role != "expert"]
-    experts = [line for line in found if line.role == "expert"]
-    made = [
+    """The report's sections, without those for which the table has no data."""
+    rows = lines(evaluation)
+    routers = [line for line in rows if line.role == "router"]
+    contenders = [line for line in rows if line.role != "expert"]
+    experts = [line for line in rows if line.role == "expert"]
+    parts = [
         _section(
             "Quality",
-            "What the chosen experts' answers were worth when quality alone decides.",
+            "Mean score of the chosen experts' answers when only quality counts.",
             {"": QUALITY},
             contenders,
             plot="qualities",
         )
     ]
-    if any("cost" in line.figures for line in found):
-        made.append(
+    if any("cost" in line.figures for line in rows):
+        parts.append(
             _section(
                 "Cost",
-                "A router that weighs cost moves along its curve, from quality alone (marker) to cost alone. The "
-                "dashed hull is the zero router: what random mixing of single experts reaches.",
+                "A router that weighs cost moves along its curve, from quality only (marker) to cost only. The "
+                "dashed hull is the zero router: the best that random mixing of single experts reaches.",
                 {
-                    "Quality alone decides": COST,
+                    "Only quality counts": COST,
                     "99 % of the best single expert's quality is kept": SAVED,
                     "Over the whole curve": CURVE,
                 },
@@ -108,26 +108,26 @@ def sections(evaluation: Evaluation) -> tuple[Section, ...]:
                 plot="cost_and_quality",
             )
         )
-    made.append(
+    parts.append(
         Section(
-            title="Who is asked",
-            text="Share of each data set's queries that each expert gets when quality alone decides.",
+            title="Which expert is chosen",
+            text="Share of each data set's queries that each expert gets when only quality counts.",
             tables=[_share_table(line, evaluation.experts) for line in routers],
         )
     )
-    made.append(
+    parts.append(
         _section(
             "The router itself",
-            "How long a decision takes here, and how far scores that estimate qualities can be taken at their word.",
+            "How long a decision takes on this machine, and how well scores that estimate qualities are calibrated.",
             {"": ROUTER},
             routers,
             plot="calibration" if any(line.reliability for line in routers) else None,
         )
     )
     if evaluation.left_out:
-        made.append(_left_out_section(evaluation.left_out))
-    made.append(_section("Single experts", "Each expert asked for everything.", {"": (*QUALITY, COST[0])}, experts))
-    return tuple(made)
+        parts.append(_left_out_section(evaluation.left_out))
+    parts.append(_section("Single experts", "Each expert answers all queries.", {"": (*QUALITY, COST[0])}, experts))
+    return tuple(parts)
 
 
 def _section(
@@ -138,8 +138,8 @@ def _section(
     *,
     plot: str | None = None,
 ) -> Section:
-    """A section of tables by caption; columns and rows that would be empty are left out."""
-    made, explained = [], []
+    """A section with a table per caption, without columns and rows that would be empty."""
+    shown, explained = [], []
     for caption, columns in tables.items():
         used = [column for column in columns if any(column.key in row.figures for row in rows)]
         cells = [
@@ -147,9 +147,9 @@ def _section(
             for row in rows
             if any(c.key in row.figures for c in used)
         ]
-        made.append(Table(caption=caption, header=["", *(column.title for column in used)], rows=cells))
+        shown.append(Table(caption=caption, header=["", *(column.title for column in used)], rows=cells))
         explained += used
-    return Section(title=title, text=text, tables=made, plot=plot, columns=explained)
+    return Section(title=title, text=text, tables=shown, plot=plot, columns=explained)
 
 
 def _share_table(line: Line, experts: Sequence[str]) -> Table:
@@ -178,8 +178,8 @@ def _left_out_section(rows: Sequence[LeftOut]) -> Section:
         cells.append(["mean", "", *map("{:.3f}".format, means)])
         header = ["data set", "queries", "router", "best single", "random", "oracle"]
         tables.append(Table(caption=name, header=header, rows=cells))
-    text = "Trained on all data sets but one, judged on that one: what the router is worth for queries unlike its own. "
-    text += "The best single expert is that of the others."
+    text = "Trained on all data sets but one and evaluated on that one: quality on queries unlike those of training. "
+    text += "The best single expert is picked on the other data sets."
     return Section(title="Leave one data set out", text=text, tables=tables)
 
 

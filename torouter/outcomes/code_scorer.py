@@ -1,4 +1,4 @@
-"""Scores code by running it against its tests, each answer in a restricted process of its own."""
+"""CodeScorer: scores code by running it against its tests, each answer in a restricted process of its own."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ RUNNER = Path(__file__).with_name("code_runner.py")
 
 
 class CodeScorer:
-    """Scores 1 where the code of the response passes all tests of the reference, else 0.
+    """Scores 1 if the code of the response passes all tests of the reference, else 0.
 
-    The code is the response's first fenced block, closed or not, or all of the response where it has no fence. The
-    reference is JSON, {"tests": ["assert f(2) == 4", ...]}; a "code" beside them is a solution, which is not run.
+    The code is the response's first fenced block, closed or not, or the whole response if it has no fence. The
+    reference is JSON, {"tests": ["assert f(2) == 4", ...]}; its other keys, such as a solution "code", are ignored.
 
     Guaranteed are a time limit, after which the whole process group is killed; limits on memory, processor time, size
     of files and open files (POSIX rlimits), and on threads unless the user is root; no environment, no user packages,
@@ -41,8 +41,8 @@ class CodeScorer:
     hostile code, run `torouter label` as a whole in a container or a virtual machine without network.
 
     Args:
-        seconds: Time limit of one response.
-        megabytes: Limit of its address space.
+        seconds: Limit on the time of one response.
+        megabytes: Limit on the address space of its process.
 
     Raises:
         ConfigurationError: The system has no rlimits (Windows).
@@ -50,7 +50,7 @@ class CodeScorer:
 
     def __init__(self, *, seconds: float = 5.0, megabytes: int = 512) -> None:
         if os.name != "posix":
-            raise ConfigurationError("scorer 'code' needs a POSIX system, which can limit what a process does")
+            raise ConfigurationError("scorer 'code' needs a POSIX system, which can limit processes")
         self._seconds = seconds
         self._megabytes = megabytes
         self._warned = False
@@ -63,12 +63,12 @@ class CodeScorer:
         """
         from tqdm import tqdm
 
-        tasks = [(code_in(text), _tests(told)) for text, told in zip(responses, references, strict=True)]
+        tasks = [(code_in(text), _tests(reference)) for text, reference in zip(responses, references, strict=True)]
         bar = tqdm(tasks, unit="answer", desc="code", file=sys.stderr, disable=None)
         return [float(self._passes(code, tests)) for code, tests in bar]
 
     def _passes(self, code: str, tests: Sequence[str]) -> bool:
-        # Only a run that reaches the end writes this word: the code may call sys.exit(0) before the first test.
+        # Only a run to the end writes this word: code may call sys.exit(0) before the first test.
         word = secrets.token_hex(16)
         task = {"code": code, "tests": tests, "word": word, "seconds": self._seconds, "megabytes": self._megabytes}
         with tempfile.TemporaryDirectory(prefix="torouter-code-") as folder:
@@ -82,19 +82,19 @@ class CodeScorer:
                 start_new_session=True,
             )
             try:
-                said, _ = process.communicate(json.dumps(task).encode(), timeout=self._seconds)
+                output, _ = process.communicate(json.dumps(task).encode(), timeout=self._seconds)
             except subprocess.TimeoutExpired:
                 return False
             finally:
                 _kill_group(process)
-        if b"network open" in said and not self._warned:
+        if b"network open" in output and not self._warned:
             self._warned = True
-            logger.warning("no network namespace to be had: only an audit hook keeps scored code off the network")
-        return word.encode() in said
+            logger.warning("no network namespace available: only an audit hook keeps scored code off the network")
+        return word.encode() in output
 
 
 def code_in(response: str) -> str:
-    """The first fenced block of a response, closed or not; the whole response if it has none."""
+    """The first fenced block of a response, which may be unclosed, or the whole response if it has no fence."""
     block = re.search(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", response, re.DOTALL | re.MULTILINE)
     return block[1] if block else response
 
@@ -105,13 +105,13 @@ def _tests(reference: str) -> list[str]:
     except (ValueError, TypeError, KeyError):
         tests = None
     if not isinstance(tests, list) or not tests or not all(isinstance(test, str) for test in tests):
-        msg = f'scorer code: the reference {reference[:40]!r} is no JSON of the form {{"tests": ["assert ...", ...]}}'
+        msg = f'scorer code: the reference {reference[:40]!r} is not JSON of the form {{"tests": ["assert ...", ...]}}'
         raise ConfigurationError(msg)
     return tests
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process and all that it started, so that nothing outlives the time limit."""
+    """Kill the process and all processes that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

@@ -1,4 +1,4 @@
-"""Scores the answers of an outcome table."""
+"""Scores the answers of an outcome table, each data set by its own scorer if wanted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TABLE = "table"
-"""The scorer's name that means: each row's own, from the column `scorer`."""
+"""Scorer name for: the scorer that each row names in its column `scorer`."""
 
 
 def label(
@@ -29,26 +29,26 @@ def label(
     encoder: str | None = None,
     allow_code: bool = False,
 ) -> OutcomeTable:
-    """The table with a score in every row; scores that it has are replaced.
+    """The table with a score in every row, which replaces an existing one.
 
     Rows in which the expert gave no answer (column `error`) score 0.
 
     Args:
         table: Outcomes with answers and references.
         scorer: A name of `torouter.outcomes.scorers.SCORERS`, "table", or a callable: scorer(response, reference).
-        by_dataset: Other scorers of single data sets.
+        by_dataset: Other scorers for single data sets.
         encoder: BERTSim's encoder, a directory or Hub id.
         allow_code: Whether the scorer "code" may run what the experts wrote.
 
     Raises:
-        ConfigurationError: A scorer is unknown or can't be used, or `by_dataset` names a data set that isn't there.
+        ConfigurationError: A scorer is unknown or can't be used, or `by_dataset` has an unknown data set.
         OutcomeTableError: A row has no response, no reference or no scorer, or gets a score outside 0..1.
         MissingExtraError: BERTSim's packages are not installed.
     """
     by_dataset = by_dataset or {}
     if unknown := sorted(set(by_dataset) - set(table.datasets)):
-        there = ", ".join(sorted(set(table.datasets)))
-        raise ConfigurationError(f"scorer of {', '.join(map(repr, unknown))}: the table's data sets are {there}")
+        known = ", ".join(sorted(set(table.datasets)))
+        raise ConfigurationError(f"scorer of {', '.join(map(repr, unknown))}: the table's data sets are {known}")
     frame = table.frame.copy()
     failed = frame["error"].notna().to_numpy()
     groups: dict[str | Rule, list[int]] = {}
@@ -59,7 +59,7 @@ def label(
         name: get_scorer(name, encoder=encoder, allow_code=allow_code) if isinstance(name, str) else by_rule(name)
         for name in groups
     }
-    # All texts are looked at before any of the work, which may be long.
+    # All texts are checked before scoring starts, which may take long.
     texts = {
         name: [[_text(frame, row, column) for row in rows] for column in ("response", "reference")]
         for name, rows in groups.items()

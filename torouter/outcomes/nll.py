@@ -10,9 +10,10 @@ from torouter.errors import ExpertNotFoundError, NLLUnavailableError
 async def reference_nll(client: TGIClient, request: ChatRequest, reference: str) -> float:
     """Mean negative log-likelihood, in nats per token, of `reference` as the answer to `request`.
 
-    The server's chat template turns the conversation into a prompt (`/chat_tokenize`); the reference is appended and
-    the whole sent as a prompt (`/generate`), whose last tokens are the reference's, without the end-of-text token.
-    Models whose tokenizer begins each text with a special token see it twice, as `/generate` adds it to the template's.
+    The server applies its template to the conversation (`/chat_tokenize`); the reference is appended, and the whole is
+    sent as a prompt (`/generate`), whose last tokens are the reference's. The end-of-text token is not included. If the
+    tokenizer starts each text with a special token, the model sees it twice: once from the template, once from
+    `/generate`.
 
     Raises:
         NLLUnavailableError: The server has no such routes, or returns no logprobs of prompts.
@@ -22,18 +23,18 @@ async def reference_nll(client: TGIClient, request: ChatRequest, reference: str)
     try:
         prompt = await client.chat_tokenize(request)
         parameters = {"decoder_input_details": True, "max_new_tokens": 1, "stop": []}
-        told = await client.generate(prompt.text + reference, parameters=parameters)
+        reply = await client.generate(prompt.text + reference, parameters=parameters)
     except ExpertNotFoundError:
         msg = f"expert {name!r}: its server has no /chat_tokenize and /generate as TGI has, so nll stays empty"
         raise NLLUnavailableError(msg) from None
-    ids = [token.get("id") for token in told.prefill]
-    # The template's last token may have merged with the reference's first.
+    ids = [token.get("id") for token in reply.prefill]
+    # The last token of the template may have merged with the reference's first.
     start = next((i for i in (0, 1) if ids[i : i + len(prompt.ids) - 1] == [*prompt.ids[:-1]]), None)
-    logprobs = [token.get("logprob") for token in told.prefill[start + len(prompt.ids) :]] if start is not None else []
+    logprobs = [token.get("logprob") for token in reply.prefill[start + len(prompt.ids) :]] if start is not None else []
     known = [logprob for logprob in logprobs if isinstance(logprob, (int, float))]
     if not known or len(known) < len(logprobs):
         msg = (
-            f"expert {name!r}: its server tells no logprobs of a prompt's tokens, so nll stays empty: "
+            f"expert {name!r}: its server returns no logprobs of a prompt's tokens, so nll stays empty: "
             "start it with --enable-prefill-logprobs (TGI 3.0 and newer)"
         )
         raise NLLUnavailableError(msg)

@@ -1,4 +1,4 @@
-"""Reads the queries for `collect` from a local file or a data set of the Hugging Face Hub."""
+"""Reads the queries that experts are asked, from a local file or a data set of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Query:
 
     Attributes:
         query_id: Unique within its table.
-        dataset: Name of its data set.
-        query: The text that is sent to every expert.
+        dataset: Name of the data set that it belongs to.
+        query: The text that every expert is asked.
         reference: The right answer, for scorers and NLL; None if unknown.
-        scorer: Name of the scorer for this reference, used by `torouter label --scorer table`.
+        scorer: Name of the scorer that suits the reference, for `torouter label --scorer table`.
     """
 
     query_id: str
@@ -44,18 +44,18 @@ def read_queries(
 ) -> tuple[Query, ...]:
     """Read queries in the order of the source.
 
-    Only the text is required. `dataset` defaults to the name of the file or data set, `query_id` to a hash of data set
-    and text, which stays the same when rows are added or moved.
+    Only the text is required. The default of `dataset` is the file's or data set's name, that of `query_id` a hash of
+    data set and text, which stays the same when rows are added or moved.
 
     Args:
         source: A .jsonl, .csv or .parquet file, or else the Hub id of a data set, which needs `pip install datasets`.
-        columns: Our column names and the source's, where they differ, such as {"query": "question"}.
+        columns: The source's names of columns that have other names there, such as {"query": "question"}.
         split: Split of a Hub data set.
         subset: Configuration of a Hub data set.
 
     Raises:
-        ConfigurationError: The source can't be read, is empty, lacks a column, or has a duplicate id; the message names
-            row, column and fix.
+        ConfigurationError: The source can't be read, is empty, lacks a column, or repeats an id; the message names row,
+            column and fix.
         MissingExtraError: The source is a Hub id and `datasets` is not installed.
     """
     names = {column: column for column in COLUMNS} | dict(columns or {})
@@ -76,7 +76,7 @@ def read_queries(
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a frame as plain dicts, with None for each of pandas' kinds of missing values."""
+    """The rows of a frame as plain dicts, with None for each of pandas' missing values."""
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]
 
@@ -90,35 +90,35 @@ def _rows_of_hub(source: str, split: str, subset: str | None) -> list[dict[str, 
     try:
         from datasets import load_dataset
     except ImportError:
-        msg = "there is no such file, and to read it as a data set of the Hub takes datasets: pip install datasets"
+        msg = "no such file; to read it as a data set of the Hub: pip install datasets"
         raise MissingExtraError(f"{source}: {msg}") from None
     try:
         return list(load_dataset(source, subset, split=split))
-    except Exception as error:  # datasets raises many kinds, for the network, the Hub and the data set's format
+    except Exception as error:  # errors of the network, the Hub and the data set's format have no common base class
         raise ConfigurationError(f"can't be loaded from the Hub (split {split!r}): {error}") from error
 
 
-def _check_columns(rows: list[dict[str, Any]], asked: Mapping[str, str], query: str) -> None:
+def _check_columns(rows: list[dict[str, Any]], columns: Mapping[str, str], query: str) -> None:
     if not rows:
-        raise ConfigurationError("there is no query in it: give one a row")
-    there = {name: None for row in rows for name in row}  # a set in the source's order
-    for name in (query, *asked.values()):
-        if name not in there:
-            shown = ", ".join(map(str, there))
-            msg = f"there is no column {name!r}, only {shown}: name it with columns (--column query=...)"
+        raise ConfigurationError("it is empty: give one query per row")
+    present = {name: None for row in rows for name in row}  # a set in the source's order
+    for name in (query, *columns.values()):
+        if name not in present:
+            shown = ", ".join(map(str, present))
+            msg = f"no column {name!r}, only {shown}: name it with columns (--column query=...)"
             raise ConfigurationError(msg)
 
 
 def _query(row: Mapping[str, Any], number: int, names: Mapping[str, str], default: str) -> Query:
-    told = {column: _text(row.get(name), number, name) for column, name in names.items()}
-    text = told["query"]
+    values = {column: _text(row.get(name), number, name) for column, name in names.items()}
+    text = values["query"]
     if text is None:
         raise ConfigurationError(
             f"row {number} (the first is 0), column {names['query']}: it is empty: fill or drop it"
         )
-    dataset = told["dataset"] or default
-    query_id = told["query_id"] or hashlib.sha256(f"{dataset}\0{text}".encode()).hexdigest()[:16]
-    return Query(query_id, dataset, text, told["reference"], told["scorer"])
+    dataset = values["dataset"] or default
+    query_id = values["query_id"] or hashlib.sha256(f"{dataset}\0{text}".encode()).hexdigest()[:16]
+    return Query(query_id, dataset, text, values["reference"], values["scorer"])
 
 
 def _text(value: Any, number: int, name: str) -> str | None:
@@ -127,7 +127,7 @@ def _text(value: Any, number: int, name: str) -> str | None:
     if not isinstance(value, (str, int, float)):
         kind = type(value).__name__
         raise ConfigurationError(f"row {number} (the first is 0), column {name}: it is a {kind}: give one text")
-    if isinstance(value, float) and value.is_integer():  # pandas reads a column of integers with gaps as floats
+    if isinstance(value, float) and value.is_integer():  # pandas turns whole numbers into floats if some are missing
         value = int(value)
     return str(value)
 
@@ -138,4 +138,4 @@ def _check_ids(queries: Iterable[Query]) -> None:
         first = seen.setdefault(query.query_id, number)
         if first != number:
             msg = f"rows {first} and {number} (the first is 0) have the same query_id {query.query_id!r}"
-            raise ConfigurationError(f"{msg}: keep one of them, or give each an id of its own")
+            raise ConfigurationError(f"{msg}: keep one of them, or give each its own id")

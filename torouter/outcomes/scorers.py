@@ -1,4 +1,4 @@
-"""The scorers by name; each turns answers and references into scores of 0 to 1."""
+"""Scorers by name: each turns responses and references into scores of 0 to 1."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BERTSIM = {"bertsim": "f1", "bertsim-precision": "precision", "bertsim-recall": 
 
 
 def contains(response: str, reference: str) -> float:
-    """Whether the response contains the reference as a whole word or phrase, ignoring case."""
+    """Whether the response contains the reference as a whole word or phrase, in any letter case."""
     words = r"\s+".join(map(re.escape, reference.split()))
     return float(re.search(rf"(?<!\w){words}(?!\w)", response, re.IGNORECASE) is not None)
 
@@ -39,9 +39,9 @@ def exact(response: str, reference: str) -> float:
 def choice(response: str, reference: str) -> float:
     """Whether the response chooses the reference's letter (A to J) of a multiple choice.
 
-    The letter is searched as in MMLU-Pro's evaluation (TIGER-AI-Lab/MMLU-Pro, evaluate_from_api.py): the one after the
-    last "answer is" or "answer:", else the last single capital letter. Before that last resort a letter at the start of
-    the response, such as "B)", or in brackets is taken, as "A" and "I" are English words too.
+    The letter is searched as in MMLU-Pro's evaluation (TIGER-AI-Lab/MMLU-Pro, evaluate_from_api.py): what follows the
+    last "answer is" or "answer:", else the last single capital letter. Before that last resort, a letter at the start
+    of the response, such as "B)", or in brackets is taken, since "A" and "I" are English words too.
     """
     wanted = re.match(r"\W*([A-Ja-j])\b", reference)
     if wanted is None:
@@ -50,7 +50,7 @@ def choice(response: str, reference: str) -> float:
 
 
 def number(response: str, reference: str) -> float:
-    """Whether the last number of the response equals the reference's, as numbers: 5 is 5.0, and 1,000 is 1000."""
+    """Whether the last number of the response equals the reference's: 1,000 equals 1000, and 5 equals 5.0."""
     wanted = _last_number(reference)
     if wanted is None:
         raise ConfigurationError(f"scorer number: the reference {reference[:40]!r} has no number")
@@ -91,7 +91,7 @@ def get_scorer(name: str, *, encoder: str | None = None, allow_code: bool = Fals
     if name != "code":
         raise ConfigurationError(f"scorer {name!r} is unknown: use one of {', '.join(SCORERS)}")
     if not allow_code:
-        msg = "scorer 'code' runs what the experts wrote: allow it with --allow-code (allow_code=True)"
+        msg = "scorer 'code' runs code that the experts wrote: allow it with --allow-code (allow_code=True)"
         raise ConfigurationError(msg)
     from torouter.outcomes.code_scorer import CodeScorer
 
@@ -108,20 +108,20 @@ def _first_line(text: str) -> str:
     return line
 
 
-_SAID = re.compile(r"(?i:answer(?:\s+is|\s*:))[\s:*(\[]*([A-J])\b")
+_AFTER_ANSWER = re.compile(r"(?i:answer(?:\s+is|\s*:))[\s:*(\[]*([A-J])\b")
 _AT_START = re.compile(r"[\s*(\[]*([A-J])(?:[).\]:,*]|\s*$|\s*\n)")
 _IN_BRACKETS = re.compile(r"(?:\(|\[|\*\*)([A-J])(?:\)|\]|\*\*|[.:])")
 _ALONE = re.compile(r"(?<![\w'’])([A-J])(?![\w'’])")
 
 
 def _chosen(response: str) -> str | None:
-    if said := _SAID.findall(response):
-        return str(said[-1])
+    if letters := _AFTER_ANSWER.findall(response):
+        return str(letters[-1])
     if start := _AT_START.match(response):
         return start[1]
     for pattern in (_IN_BRACKETS, _ALONE):
-        if found := pattern.findall(response):
-            return str(found[-1])
+        if letters := pattern.findall(response):
+            return str(letters[-1])
     return None
 
 
@@ -129,8 +129,8 @@ _DIGITS = re.compile(r"(?<![\w.])(-?)((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?
 
 
 def _last_number(text: str) -> Decimal | None:
-    found = _DIGITS.findall(text.replace("\N{MINUS SIGN}", "-"))
-    if not found:
+    numbers = _DIGITS.findall(text.replace("\N{MINUS SIGN}", "-"))
+    if not numbers:
         return None
-    sign, digits = found[-1]
+    sign, digits = numbers[-1]
     return Decimal(sign + digits.replace(",", ""))

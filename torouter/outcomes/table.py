@@ -1,4 +1,4 @@
-"""The outcome table: one row per query and expert, every expert for every query, checked before anything uses it."""
+"""OutcomeTable: one row per query and expert, with every expert for every query, checked when it is made."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ COUNTS = ("input_tokens", "output_tokens")
 MEASURES = ("score", *COUNTS, "cost_usd", "seconds", "nll")
 COLUMNS = ("query_id", "dataset", "query", "reference", "expert", "response", *MEASURES, "error", "scorer")
 """The schema. `query_id`, `dataset`, `query`, `expert` and, once labelled, `score` have a value in every row; the rest
-may be unknown. Tokens are counts, `cost_usd` is USD, `seconds` the time of the answer, `nll` the reference's negative
-log-likelihood in nats per token, `error` what went wrong where an expert gave no answer, `scorer` the
-name of the scorer that suits the reference."""
+may be empty. Tokens are counts, `cost_usd` is USD, `seconds` the time of the answer, `nll` the reference's negative
+log-likelihood in nats per token, `error` the error where an expert gave no answer, `scorer` the name of the scorer that
+suits the reference."""
 
 
 class OutcomeTable:
     """A checked table of outcomes, sorted by query id and expert.
 
     Args:
-        frame: A pandas frame with the columns of `COLUMNS`, of which only `KEYS` and `score` must be there.
-        labelled: Whether every row must have a score. `torouter collect` writes tables that have none yet.
+        frame: A pandas frame with columns of `COLUMNS`, of which only `KEYS` and `score` are required.
+        labelled: Whether every row must have a score. `torouter collect` writes tables without scores.
 
     Raises:
         OutcomeTableError: The frame breaks a rule; the message names row, column and fix.
@@ -77,19 +77,17 @@ class OutcomeTable:
 
     @classmethod
     def concat(cls, tables: Sequence[OutcomeTable]) -> Self:
-        """One table from several that know the same experts.
+        """One table from several with the same experts.
 
         Raises:
-            OutcomeTableError: No table, different experts, or a query id that two of them use.
+            OutcomeTableError: `tables` is empty, or two tables have different experts or a common query id.
         """
         if not tables:
-            raise OutcomeTableError("there is no table to put together: give at least one")
+            raise OutcomeTableError("tables is empty: give at least one table")
         for table in tables[1:]:
             if table.experts != tables[0].experts:
-                odd = sorted(set(table.experts) ^ set(tables[0].experts))
-                msg = (
-                    f"the tables differ in their experts ({', '.join(odd)}): keep the common ones with subset(experts=)"
-                )
+                names = ", ".join(sorted(set(table.experts) ^ set(tables[0].experts)))
+                msg = f"the tables differ in their experts ({names}): keep the common ones with subset(experts=)"
                 raise OutcomeTableError(msg)
         frames = [table.frame for table in tables]
         return cls(_pandas().concat(frames, ignore_index=True), labelled=all(table.labelled for table in tables))
@@ -120,12 +118,12 @@ class OutcomeTable:
         return self._per_query("dataset")
 
     def matrix(self, column: str = "score") -> OutcomeMatrix:
-        """One column as (queries, experts); values that are not known are NaN, which scores never are."""
+        """One column with shape (queries, experts); unknown values, which scores never are, are NaN."""
         values = self._frame[column].to_numpy(dtype=np.float32, na_value=np.nan)
         return OutcomeMatrix(self.queries, self._experts, values.reshape(len(self), len(self._experts)))
 
     def facts(self, pool: ExpertPool | None = None) -> tuple[ExpertFacts, ...]:
-        """What a router remembers of each expert: the pool's prices and this table's means.
+        """The facts that a checkpoint records about each expert: the pool's prices and this table's means.
 
         Raises:
             OutcomeTableError: `pool` lacks an expert of the table.
@@ -149,10 +147,10 @@ class OutcomeTable:
         return tuple(facts)
 
     def check_experts(self, known: Iterable[str]) -> None:
-        """Check that every expert of the table is a known one.
+        """Check that every expert of the table is known.
 
         Raises:
-            OutcomeTableError: One is not; the message names its first row.
+            OutcomeTableError: One is not; the message names its first query.
         """
         names = tuple(known)
         unknown = ~self._frame["expert"].isin(names)
@@ -174,7 +172,7 @@ class OutcomeTable:
         """The rows of these experts, data sets and queries; None keeps all.
 
         Raises:
-            OutcomeTableError: A name that the table does not know, or no row is left.
+            OutcomeTableError: The table does not know a name, or no row is left.
         """
         frame = self._frame
         for column, wanted in (("expert", experts), ("dataset", datasets), ("query_id", query_ids)):
@@ -199,13 +197,15 @@ class OutcomeTable:
             raise OutcomeTableError(f"split {spec!r} is unknown: write standard:SEED, such as standard:0")
         count = len(self)
         if count < 5:
-            raise OutcomeTableError(f"split {spec}: of {count} queries a fifth is none; the test part would be empty")
+            raise OutcomeTableError(
+                f"split {spec}: {count} queries are less than five, so the test part would be empty"
+            )
         order = np.random.RandomState(int(seed)).permutation(count)
         return self._rows(order[count // 5 :]), self._rows(order[: count // 5])
 
     @property
     def data_hash(self) -> str:
-        """Hash of queries, experts and scores: the same for every file form and order of rows."""
+        """Hash of queries, experts and scores, the same for every file format and order of rows."""
         digest = hashlib.sha256()
         for texts in (self.query_ids, self.queries, self.datasets, self._experts):
             digest.update("\0".join(texts).encode("utf-8", "replace"))
@@ -220,13 +220,13 @@ class OutcomeTable:
         """
         file = Path(path)
         if file.suffix != ".parquet":
-            raise OutcomeTableError(f"{file}: tables are written as parquet; let the name end with .parquet")
+            raise OutcomeTableError(f"{file}: tables are written as parquet; give a name that ends with .parquet")
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
         os.close(handle)
         try:
             self._frame.to_parquet(name, compression="zstd", index=False)
-            Path(name).chmod(0o644)  # mkstemp's 0600 would lock out others
+            Path(name).chmod(0o644)  # mkstemp makes files that only this user may read
             Path(name).replace(file)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -237,7 +237,7 @@ class OutcomeTable:
         return tuple(self._frame[column].iloc[:: len(self._experts)])
 
     def _rows(self, positions: NDArray[np.integer]) -> OutcomeTable:
-        """The queries at these positions: their rows are in order and were checked, which for a million takes time."""
+        """The queries at these positions, whose rows are not checked again: for a million that would take time."""
         count = len(self._experts)
         rows = (np.sort(positions)[:, None] * count + np.arange(count)).ravel()
         return self._of(self._frame.take(rows).reset_index(drop=True), self._experts, labelled=self.labelled)
@@ -277,7 +277,7 @@ def read_frame(file: Path) -> pd.DataFrame:
             table.validate(full=True)
             frame: pd.DataFrame = table.to_pandas()
         elif file.suffix == ".csv":
-            # Only an empty field is unknown: a query may read "NA" or "null".
+            # Only an empty field is a missing value: a query may be "NA" or "null".
             frame = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8")
         elif file.suffix == ".jsonl":
             frame = pd.DataFrame(_json_rows(file))
@@ -286,7 +286,7 @@ def read_frame(file: Path) -> pd.DataFrame:
     except UnicodeDecodeError as error:
         raise OutcomeTableError(f"not UTF-8 at byte {error.start}: save the file as UTF-8") from error
     except UnicodeEncodeError as error:
-        raise OutcomeTableError("a text holds half a character (a lone surrogate): mend it") from error
+        raise OutcomeTableError("a text contains half a character (a lone surrogate): fix it") from error
     except (pa.ArrowException, pd.errors.ParserError, pd.errors.EmptyDataError, OSError) as error:
         kind = file.suffix.removeprefix(".")
         raise OutcomeTableError(f"can't be read as {kind}, it is damaged or half written: {error}") from error
@@ -304,22 +304,22 @@ def _json_rows(file: Path) -> list[dict[str, Any]]:
             except ValueError as error:
                 raise OutcomeTableError(f"line {number} is not JSON: {error}") from None
             if not isinstance(row, dict):
-                raise OutcomeTableError(f"line {number} is no object: give one row per line, {{column: value}}")
+                raise OutcomeTableError(f"line {number} is not an object: give one row per line, {{column: value}}")
             rows.append(row)
     return rows
 
 
 def _typed(frame: pd.DataFrame, *, labelled: bool) -> pd.DataFrame:
-    """The columns of the schema with their types; a column that is not given is unknown throughout."""
+    """The columns of the schema with their types; missing columns are added, empty."""
     import pandas as pd
 
     missing = [column for column in (*KEYS, *(("score",) if labelled else ())) if column not in frame]
     if missing:
         raise OutcomeTableError(
-            f"column {', '.join(missing)} is missing; there are {', '.join(map(str, frame.columns))}"
+            f"column {', '.join(missing)} is missing; the columns are {', '.join(map(str, frame.columns))}"
         )
     if extra := [str(column) for column in frame.columns if column not in COLUMNS]:
-        logger.warning("columns that no outcome table has are left out: %s", ", ".join(extra))
+        logger.warning("columns that do not belong to an outcome table are dropped: %s", ", ".join(extra))
     typed = {}
     for column in COLUMNS:
         if column not in frame:
@@ -330,19 +330,19 @@ def _typed(frame: pd.DataFrame, *, labelled: bool) -> pd.DataFrame:
         else:
             numbers = pd.to_numeric(frame[column], errors="coerce")
             wrong = (numbers.isna() & frame[column].notna()) | np.isinf(numbers.to_numpy("float64", na_value=np.nan))
-            _refuse(frame, wrong, column, "is no number", "give a finite number, or leave it empty where it is unknown")
+            _refuse(frame, wrong, column, "is not a number", "give a finite number, or leave it empty if unknown")
             if column in COUNTS:
-                _refuse(frame, numbers % 1 != 0, column, "is no count", "give a whole number", known=numbers.notna())
+                _refuse(frame, numbers % 1 != 0, column, "is not a count", "give a whole number", known=numbers.notna())
                 numbers = numbers.astype("Int32")
             typed[column] = numbers if column in COUNTS else numbers.astype("float64")
     checked = pd.DataFrame(typed, copy=False).reset_index(drop=True)
-    checked.attrs = dict(frame.attrs)  # `torouter collect` keeps there whose answers these are
+    checked.attrs = dict(frame.attrs)  # where `torouter collect` keeps the fingerprints of the experts
     return checked
 
 
 def _check(frame: pd.DataFrame, *, labelled: bool) -> None:
     if frame.empty:
-        raise OutcomeTableError("the table has no row: give one per query and expert")
+        raise OutcomeTableError("the table has no rows: give one per query and expert")
     for column in KEYS:
         _refuse(frame, frame[column].isna(), column, "is missing", "give it in every row")
     for column in ("query_id", "query", "expert"):
@@ -354,8 +354,8 @@ def _check(frame: pd.DataFrame, *, labelled: bool) -> None:
     for column in (*COUNTS, "cost_usd", "seconds"):
         below = (frame[column] < 0).fillna(False)
         _refuse(frame, below, column, "is negative", "give zero or more, or leave it empty")
-    twice = frame.duplicated(["query_id", "expert"])
-    _refuse(frame, twice, "expert", "stands twice for its query", "keep one row per query and expert")
+    duplicate = frame.duplicated(["query_id", "expert"])
+    _refuse(frame, duplicate, "expert", "is a duplicate for its query", "keep one row per query and expert")
     first = frame.groupby("query_id")["query"].transform("first")
     _refuse(frame, frame["query"] != first, "query", "differs from its query_id's other rows", "one text per id")
     experts = set(frame["expert"])
@@ -371,7 +371,9 @@ def _check(frame: pd.DataFrame, *, labelled: bool) -> None:
         )
         raise OutcomeTableError(msg)
     if labelled and len(experts) < 2:
-        raise OutcomeTableError(f"column expert: there is only {experts.pop()!r}; routing needs at least two experts")
+        raise OutcomeTableError(
+            f"column expert: the table has only {experts.pop()!r}; routing needs at least two experts"
+        )
 
 
 def _refuse(frame: pd.DataFrame, wrong: Any, column: str, what: str, fix: str, *, known: Any = True) -> None:
@@ -386,7 +388,7 @@ def _refuse(frame: pd.DataFrame, wrong: Any, column: str, what: str, fix: str, *
 
 
 def _means(values: NDArray[np.float32]) -> list[float | None]:
-    """Mean of each column over its known values, None where none is known."""
+    """Mean of each column over its known values, None if there are none."""
     return [
         round(float(column[~np.isnan(column)].mean(dtype=np.float64)), 9) if not np.isnan(column).all() else None
         for column in values.T

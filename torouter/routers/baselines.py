@@ -1,4 +1,4 @@
-"""Routers that learn nothing from a query: what a trained one is compared with."""
+"""Baselines: routers that learn nothing from a query, which a trained router has to beat."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torouter.routers.router import Router, as_texts
 
 
 class RandomRouter(Router):
-    """Scores drawn uniformly from 0..1 by the query's text and a seed, so that a text always gets the same."""
+    """Scores drawn uniformly from 0..1, seeded by a seed and the query's text: a text always gets the same scores."""
 
     kind: ClassVar[str] = "random"
     scores_inline = True
@@ -31,14 +31,14 @@ class RandomRouter(Router):
         return cls(RouterConfig(kind=cls.kind, experts=facts_of(experts), objective="soft", settings={"seed": seed}))
 
     def scores(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        drawn = [self._drawn(text) for text in as_texts(queries)]
-        return np.array(drawn, dtype=np.float32).reshape(len(drawn), len(self.experts))
+        rows = [self._draw(text) for text in as_texts(queries)]
+        return np.array(rows, dtype=np.float32).reshape(len(rows), len(self.experts))
 
-    def _drawn(self, text: str) -> NDArray[np.float64]:
+    def _draw(self, text: str) -> NDArray[np.float64]:
         digest = hashlib.sha256(f"{self.config.settings['seed']}\n{text}".encode()).digest()
         return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32)).random(len(self.experts))
 
-    def add_expert(self, name: str, outcomes: OutcomeMatrix) -> Self:  # noqa: ARG002 - chance needs no outcomes
+    def add_expert(self, name: str, outcomes: OutcomeMatrix) -> Self:  # noqa: ARG002 - random scores need no outcomes
         return type(self)(self.config.with_expert(ExpertFacts(name=name)))
 
     def remove_expert(self, name: str) -> Self:
@@ -48,7 +48,7 @@ class RandomRouter(Router):
         yield from ()
 
     def write_files(self, directory: Path) -> None:
-        """The config is all there is."""
+        """Write nothing: the config holds everything."""
 
     @classmethod
     def read_files(cls, _directory: Path, config: RouterConfig, _serving: Serving) -> Self:
@@ -91,17 +91,17 @@ class BestSingleRouter(Router):
         yield from ()
 
     def write_files(self, directory: Path) -> None:
-        """The config is all there is."""
+        """Write nothing: the config holds everything."""
 
     @classmethod
     def read_files(cls, directory: Path, config: RouterConfig, _serving: Serving) -> Self:
         if len(config.settings.get("means", ())) != len(config.experts):
-            raise CheckpointError(f"{directory}: router.json has not one mean per expert")
+            raise CheckpointError(f"{directory}: router.json does not have one mean per expert")
         return cls(config)
 
 
 class OracleRouter(Router):
-    """The recorded outcomes themselves, looked up by the query's text: the upper bound of a comparison."""
+    """Scores by the recorded outcomes, looked up by the query's text: the upper bound of a comparison."""
 
     kind: ClassVar[str] = "oracle"
     scores_inline = True
@@ -120,21 +120,21 @@ class OracleRouter(Router):
         """As `Router.scores`.
 
         Raises:
-            OutcomeTableError: The oracle has no outcome of a query.
+            OutcomeTableError: The oracle has no outcomes for a query.
         """
         texts = as_texts(queries)
         unknown = next((position for position, text in enumerate(texts) if text not in self._rows), None)
         if unknown is not None:
-            raise OutcomeTableError(f"queries[{unknown}] is not among the {len(self._rows)} that the oracle knows")
+            raise OutcomeTableError(f"queries[{unknown}] is not one of the oracle's {len(self._rows)} queries")
         return self._outcomes.scores[[self._rows[text] for text in texts]]
 
     def add_expert(self, name: str, outcomes: OutcomeMatrix) -> Self:
         config = self.config.with_expert(ExpertFacts(name=name))
-        known = dict(zip(outcomes.queries, outcomes.column(name), strict=True))
-        missing = sum(text not in known for text in self._outcomes.queries)
+        scores = dict(zip(outcomes.queries, outcomes.column(name), strict=True))
+        missing = sum(text not in scores for text in self._outcomes.queries)
         if missing:
             raise OutcomeTableError(f"{missing} of the oracle's queries have no outcome of {name!r}: give one for each")
-        column = np.array([known[text] for text in self._outcomes.queries], dtype=np.float32)
+        column = np.array([scores[text] for text in self._outcomes.queries], dtype=np.float32)
         grown = OutcomeMatrix(self._outcomes.queries, config.names, np.column_stack([self._outcomes.scores, column]))
         return type(self)(config, grown)
 
@@ -157,8 +157,8 @@ class OracleRouter(Router):
 
     @classmethod
     def read_files(cls, directory: Path, config: RouterConfig, _serving: Serving) -> Self:
-        found = tensors.load(directory, "scores", "texts", "lengths")
-        ends = np.cumsum(found["lengths"])
-        raw = found["texts"].tobytes()
-        texts = [raw[end - length : end].decode() for end, length in zip(ends, found["lengths"], strict=True)]
-        return cls(config, OutcomeMatrix(tuple(texts), config.names, found["scores"]))
+        stored = tensors.load(directory, "scores", "texts", "lengths")
+        ends = np.cumsum(stored["lengths"])
+        raw = stored["texts"].tobytes()
+        texts = [raw[end - length : end].decode() for end, length in zip(ends, stored["lengths"], strict=True)]
+        return cls(config, OutcomeMatrix(tuple(texts), config.names, stored["scores"]))

@@ -26,13 +26,13 @@ from torouter.routers.encoders.torch_encoder import TorchEncoder
 from torouter.routers.heads import Head, fit_expert, probabilities
 from torouter.routers.outcome_matrix import OutcomeMatrix
 
-_OWN = (checkpoint.CONFIG, checkpoint.CARD)
+_DESCRIPTION = (checkpoint.CONFIG, checkpoint.CARD)
 
 
 class BertRouter(EncodedRouter):
     """Scores experts with a fine-tuned transformer; made by `torouter train` or `from_pretrained`.
 
-    The last layer is applied here and not in the graph, so experts come and go without a change to the encoder.
+    The last layer is applied here and not in the graph, so that experts can be added and removed without a new encoder.
     """
 
     kind: ClassVar[str] = "bert"
@@ -54,8 +54,8 @@ class BertRouter(EncodedRouter):
 
     def remove_expert(self, name: str) -> Self:
         config = self.config.without_expert(name)
-        left = [self.config.position(expert) for expert in config.names]
-        return type(self)(config, self._encoder, self._head.rows(left), self._source)
+        kept = [self.config.position(expert) for expert in config.names]
+        return type(self)(config, self._encoder, self._head.rows(kept), self._source)
 
     def _head_content(self) -> Iterator[bytes]:
         yield self._head.weight.tobytes()
@@ -63,8 +63,8 @@ class BertRouter(EncodedRouter):
 
     def write_files(self, directory: Path) -> None:
         for name in checkpoint.FILES:
-            if name not in _OWN and (self._source / name).is_file():
-                shutil.copyfile(checkpoint.checked(self._source, name), directory / name)
+            if name not in _DESCRIPTION and (self._source / name).is_file():
+                shutil.copyfile(checkpoint.checked_path(self._source, name), directory / name)
         model_config = _model_config(self._source)
         module = str(self.config.settings.get("head", "classifier"))
         if _names(model_config, self._source) == self.config.names and read_head(directory, module) == self._head:
@@ -80,8 +80,8 @@ class BertRouter(EncodedRouter):
     def read_files(cls, directory: Path, config: RouterConfig, serving: Serving) -> Self:
         names = _names(_model_config(directory), directory)
         if sorted(names) != sorted(config.names):
-            odd = sorted(set(names) ^ set(config.names))
-            msg = f"{directory}: config.json and router.json differ in their experts ({', '.join(odd)})"
+            differing = sorted(set(names) ^ set(config.names))
+            msg = f"{directory}: config.json and router.json differ in their experts ({', '.join(differing)})"
             raise CheckpointError(msg)
         module = str(config.settings.get("head", "classifier"))
         head = read_head(directory, module)
@@ -112,7 +112,7 @@ def read_head(directory: Path, module: str) -> Head:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = checkpoint.checked(directory, checkpoint.WEIGHTS)
+    path = checkpoint.checked_path(directory, checkpoint.WEIGHTS)
     try:
         with safe_open(path, framework="np") as file:
             parts = [file.get_tensor(f"{module}.{part}").astype(np.float32) for part in ("weight", "bias")]
@@ -124,7 +124,7 @@ def read_head(directory: Path, module: str) -> Head:
 def _write_head(directory: Path, module: str, head: Head) -> None:
     from safetensors.numpy import load_file, save_file
 
-    path = checkpoint.checked(directory, checkpoint.WEIGHTS)
+    path = checkpoint.checked_path(directory, checkpoint.WEIGHTS)
     tensors = load_file(path)
     tensors[f"{module}.weight"], tensors[f"{module}.bias"] = head.weight, head.bias
     save_file(tensors, path, metadata={"format": "pt"})
@@ -132,12 +132,12 @@ def _write_head(directory: Path, module: str, head: Head) -> None:
 
 def _model_config(directory: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(checkpoint.read_text(directory, checkpoint.MODEL_CONFIG))
+        document = json.loads(checkpoint.read_text(directory, checkpoint.MODEL_CONFIG))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{directory / checkpoint.MODEL_CONFIG} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{directory / checkpoint.MODEL_CONFIG} holds no object")
-    return found
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{directory / checkpoint.MODEL_CONFIG} is not a JSON object")
+    return document
 
 
 def _names(model_config: Mapping[str, Any], directory: Path) -> tuple[str, ...]:

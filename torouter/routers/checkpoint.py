@@ -1,6 +1,6 @@
-"""Directories of checkpoints: found here or on the Hub, read with care, replaced in one step.
+"""Checkpoint directories: located on disk or on the Hub, checked before they are read, replaced in one step.
 
-Every file has a fixed name and has to be there itself, so nothing in a checkpoint can lead out of its directory.
+Every file has a fixed name and links out of the directory are refused, so reading a checkpoint never leaves it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_TEXT_BYTES = 64 * 2**20
 MAX_WEIGHT_BYTES = 8 * 2**30
 
 
-def located(
+def locate(
     path_or_repo_id: str | os.PathLike[str],
     *,
     revision: str | None,
@@ -41,15 +41,15 @@ def located(
     cache_dir: str | os.PathLike[str] | None,
     local_files_only: bool,
 ) -> Path:
-    """The directory of a checkpoint, fetched from the Hub where it is none here.
+    """The directory of a checkpoint, downloaded from the Hub unless it is a local one.
 
     Raises:
-        CheckpointError: It is neither a checkpoint here nor to be had from the Hub.
+        CheckpointError: It is neither a local checkpoint nor one that the Hub delivers.
     """
     path = Path(path_or_repo_id)
     if path.is_dir():
         if not (path / CONFIG).is_file():
-            raise CheckpointError(f"{path} holds no {CONFIG}: give the directory that `torouter train` wrote")
+            raise CheckpointError(f"{path} has no {CONFIG}: give the directory that `torouter train` wrote")
         return path
     name = str(path_or_repo_id)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
@@ -57,7 +57,7 @@ def located(
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(
+        directory = snapshot_download(
             name,
             revision=revision,
             token=token,
@@ -66,40 +66,40 @@ def located(
             allow_patterns=[*FILES, INDEX.format("*")],
         )
     except Exception as error:  # the Hub's client raises its own errors, its transport's and the system's
-        msg = f"{name}: neither a directory here nor to be had from the Hub: {type(error).__name__}: {error}"
+        msg = f"{name}: neither a local directory nor available from the Hub: {type(error).__name__}: {error}"
         raise CheckpointError(msg) from error
-    if not (Path(found) / CONFIG).is_file():
-        raise CheckpointError(f"{name} on the Hub holds no {CONFIG}: it is no torouter checkpoint")
-    return Path(found)
+    if not (Path(directory) / CONFIG).is_file():
+        raise CheckpointError(f"{name} on the Hub has no {CONFIG}: it is not a torouter checkpoint")
+    return Path(directory)
 
 
-def checked(directory: Path, name: str, limit: int = MAX_WEIGHT_BYTES) -> Path:
+def checked_path(directory: Path, name: str, limit: int = MAX_WEIGHT_BYTES) -> Path:
     """The path of a checkpoint's file.
 
     Raises:
-        CheckpointError: It is missing, larger than `limit` bytes, or a link that leads out of the checkpoint.
+        CheckpointError: It is missing, larger than `limit` bytes, or a link that points outside the checkpoint.
     """
     path = directory / name
     if not path.is_file():
-        raise CheckpointError(f"{directory} lacks {name}: the checkpoint is incomplete, save or fetch it again")
+        raise CheckpointError(f"{directory} lacks {name}: the checkpoint is incomplete; save or download it again")
     home = directory.resolve()
-    # The Hub's cache keeps a snapshot's files in a folder beside it and links them.
+    # The Hub's cache keeps the files themselves in a folder beside the snapshot, which holds links to them.
     blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
     if not path.resolve().is_relative_to(home) and path.resolve().parent != blobs:
-        raise CheckpointError(f"{path} is a link that leads out of the checkpoint: put the file itself there")
+        raise CheckpointError(f"{path} is a link that leads out of the checkpoint: replace it by the file itself")
     size = path.stat().st_size
     if size > limit:
-        raise CheckpointError(f"{path} has {size} bytes, more than the {limit} that are read")
+        raise CheckpointError(f"{path} has {size} bytes, more than the limit of {limit}")
     return path
 
 
 def read_text(directory: Path, name: str) -> str:
-    """Text of one of a checkpoint's files.
+    """The text of one of a checkpoint's files.
 
     Raises:
         CheckpointError: It is missing, too large or not UTF-8.
     """
-    path = checked(directory, name, MAX_TEXT_BYTES)
+    path = checked_path(directory, name, MAX_TEXT_BYTES)
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -113,12 +113,12 @@ def check_replaceable(directory: Path) -> None:
         CheckpointError: `directory` holds something other than a checkpoint.
     """
     if directory.exists() and not (directory / CONFIG).is_file() and (directory.is_file() or any(directory.iterdir())):
-        raise CheckpointError(f"{directory} exists and is no router's checkpoint: give a new or empty directory")
+        raise CheckpointError(f"{directory} exists and is no router's checkpoint: give a new or an empty directory")
 
 
 @contextmanager
 def replacing(directory: Path) -> Iterator[Path]:
-    """A fresh directory beside `directory` that takes its place when the block ends without an error.
+    """A new directory that takes the place of `directory` when the block ends without an error.
 
     Raises:
         CheckpointError: `directory` holds something other than a checkpoint.
@@ -128,7 +128,7 @@ def replacing(directory: Path) -> Iterator[Path]:
     fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         yield fresh
-        fresh.chmod(0o755)  # mkdtemp and safetensors would lock out the user that serves
+        fresh.chmod(0o755)  # mkdtemp and safetensors leave files that only this user may read
         for file in fresh.iterdir():
             file.chmod(0o644)
         if directory.exists():
@@ -148,7 +148,7 @@ def replacing(directory: Path) -> Iterator[Path]:
             shutil.rmtree(fresh)
 
 
-def uploaded(
+def upload(
     save: Callable[[Path], object],
     repo_id: str,
     *,
@@ -156,10 +156,10 @@ def uploaded(
     token: str | bool | None,
     commit_message: str,
 ) -> str:
-    """Upload what `save` writes into a directory and return the address.
+    """Upload what `save` writes into a directory, and return its address on the Hub.
 
     Raises:
-        CheckpointError: The Hub refused or can't be reached.
+        CheckpointError: The Hub refused, or can't be reached.
     """
     from huggingface_hub import HfApi
 

@@ -1,4 +1,4 @@
-"""What a router's checkpoint says about itself in `router.json`."""
+"""RouterConfig: the contents of `router.json`, checked when they are made or read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Precision = Literal["fp32", "int8"]
 
 OBJECTIVES: tuple[Objective, ...] = ("soft", "bce", "mean")
 FORMAT = 1
-"""Version of router.json's form. A checkpoint of a later form is refused instead of being half understood."""
+"""Version of router.json. A checkpoint of a later version is refused, since it could be misread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +28,12 @@ class Serving:
 
     engine: Engine = "onnx"
     precision: Precision | None = None
-    """None is what training found good."""
+    """None is the precision that training chose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertFacts:
-    """What a checkpoint remembers of one expert; the pool's own facts win over them when both are known."""
+    """What a checkpoint records about one expert; what the pool says of it overrides this."""
 
     name: str
     model: str | None = None
@@ -45,15 +45,15 @@ class ExpertFacts:
     context_window: int | None = None
     """Tokens of input and output together."""
     output_tokens: float | None = None
-    """Mean output tokens of an answer in the training table, None where it had none."""
+    """Mean output tokens of an answer in the training table, None if unknown."""
     seconds: float | None = None
-    """Mean seconds of an answer in the training table, None where it had none."""
+    """Mean seconds of an answer in the training table, None if unknown."""
     cost_usd: float | None = None
-    """Mean cost of an answer in the training table, None where it had none."""
+    """Mean cost of an answer in the training table, None if unknown."""
 
     @classmethod
     def of(cls, expert: Expert) -> ExpertFacts:
-        """The facts of a pool's expert that may be published: no url, no key."""
+        """The facts of a pool's expert that may be published: neither its url nor its key."""
         return cls(
             name=expert.name,
             model=expert.model,
@@ -68,7 +68,7 @@ class RouterConfig:
     """The contents of `router.json`.
 
     Raises:
-        ConfigurationError: No expert, an expert twice, or an unknown objective.
+        ConfigurationError: There are no experts, a name is duplicate or empty, or the objective is unknown.
     """
 
     kind: str
@@ -76,40 +76,40 @@ class RouterConfig:
     experts: tuple[ExpertFacts, ...]
     """In the order of the columns of `Router.scores`."""
     objective: Objective = "mean"
-    """What a score is: "soft" a share of a softmax over the experts (it ranks, no more), "bce" and "mean" an
+    """What a score means. "soft": a share of a softmax over the experts, which only ranks them. "bce" and "mean": an
     estimate of the expert's quality in 0..1, which may be traded against cost."""
     label_form: LabelForm | None = None
-    """How soft labels were made from scores; None where there were none."""
+    """How soft labels were made from scores; None without soft labels."""
     temperature: float | None = None
     """T of the soft labels."""
     max_length: int = 256
-    """Tokens of a query that the router reads; of a longer one it reads the head and the tail."""
+    """Tokens of a query that the router reads; a longer query is cut in the middle."""
     encoder: str | None = None
-    """Name of the encoder that training started from."""
+    """Name of the encoder with which training started."""
     precision: Precision = "fp32"
     """Which graph is served by default."""
     data_hash: str | None = None
-    """Hash of the outcome table of training."""
+    """Hash of the outcome table that the router was trained on."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The kind's own settings (k, hidden units, seed)."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Record of training: seed, epochs, validation figures, the int8 gate."""
+    """Record of training: seed, epochs, validation figures, comparison of int8 with fp32."""
     package_version: str = __version__
 
     def __post_init__(self) -> None:
         if not self.experts:
-            raise ConfigurationError("experts: there is none; a router needs at least one")
+            raise ConfigurationError("experts is empty: a router needs at least one")
         for name in self.names:
             if not isinstance(name, str) or not name.strip():
                 raise ConfigurationError(f"expert name {name!r} can't be used: give a non-empty string")
             if self.names.count(name) > 1:
-                raise ConfigurationError(f"expert {name!r} stands twice: give each expert a name of its own")
+                raise ConfigurationError(f"expert {name!r} is a duplicate: give each expert its own name")
         if self.objective not in OBJECTIVES:
             raise ConfigurationError(f"objective={self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}")
-        put = object.__setattr__
-        put(self, "experts", tuple(self.experts))
-        put(self, "settings", MappingProxyType(dict(self.settings)))
-        put(self, "training", MappingProxyType(dict(self.training)))
+        set_field = object.__setattr__
+        set_field(self, "experts", tuple(self.experts))
+        set_field(self, "settings", MappingProxyType(dict(self.settings)))
+        set_field(self, "training", MappingProxyType(dict(self.training)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ class RouterConfig:
         """The same with one more expert, the last one.
 
         Raises:
-            ConfigurationError: There is one of this name.
+            ConfigurationError: The router knows the name already.
         """
         if expert.name in self.names:
             msg = f"the router knows an expert {expert.name!r} already: give another name, or remove that one first"
@@ -135,7 +135,7 @@ class RouterConfig:
         """The same without one expert.
 
         Raises:
-            ConfigurationError: There is none of this name, or no other.
+            ConfigurationError: The router does not know the name, or it is its only expert.
         """
         self.position(name)
         if len(self.experts) == 1:
@@ -146,7 +146,7 @@ class RouterConfig:
         """The column of an expert.
 
         Raises:
-            ConfigurationError: There is none of this name.
+            ConfigurationError: The router does not know the name.
         """
         if name not in self.names:
             raise ConfigurationError(f"no expert is called {name!r}: the router knows {', '.join(self.names)}")
@@ -163,27 +163,27 @@ class RouterConfig:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read `router.json`; keys of later versions are passed over.
+        """Read `router.json`; unknown keys are ignored.
 
         Raises:
-            CheckpointError: The text is no such document; the message names the key.
+            CheckpointError: The text is not a valid router.json; the message names the key.
         """
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"router.json is not JSON: {error}") from None
         if not isinstance(document, dict):
-            raise CheckpointError("router.json holds no object")
+            raise CheckpointError("router.json is not a JSON object")
         if document.get("format") != FORMAT:
             msg = f"router.json has format {document.get('format')!r}, this version reads {FORMAT}: upgrade torouter"
             raise CheckpointError(msg)
         missing = [key for key in ("kind", "experts") if key not in document]
         if missing:
             raise CheckpointError(f"router.json lacks {', '.join(missing)}")
-        known = {key: document[key] for key in (f.name for f in fields(cls)) if key in document}
+        values = {key: document[key] for key in (f.name for f in fields(cls)) if key in document}
         try:
-            known["experts"] = tuple(_facts(entry) for entry in known["experts"])
-            return cls(**known)
+            values["experts"] = tuple(_facts(entry) for entry in values["experts"])
+            return cls(**values)
         except (ConfigurationError, TypeError, ValueError) as error:
             raise CheckpointError(f"router.json can't be used: {error}") from None
 

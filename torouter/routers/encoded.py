@@ -1,4 +1,4 @@
-"""What all trained routers share: an encoder whose features a head scores."""
+"""Routers made of an encoder, which turns texts into features, and a head, which scores the features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torouter.routers.router import Router, as_texts
 
 
 class EncodedRouter(Router):
-    """A router whose scores are a head's answer to the features of an encoder."""
+    """A router whose head scores the features of an encoder."""
 
     kind: ClassVar[str]
 
@@ -30,12 +30,12 @@ class EncodedRouter(Router):
         return self.scores_of(self.features(queries))
 
     def features(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        """The encoder's vectors, shape (n, d): what a head is fitted on."""
+        """The encoder's features of each query, shape (n, d)."""
         return self._encoder.features(as_texts(queries))
 
     @abc.abstractmethod
     def scores_of(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As `scores`, from the encoder's vectors."""
+        """As `scores`, from the encoder's features, shape (n, d)."""
 
     @abc.abstractmethod
     def _head_content(self) -> Iterator[bytes | memoryview]:
@@ -47,7 +47,7 @@ class EncodedRouter(Router):
 
 
 class EmbeddingRouter(EncodedRouter):
-    """A router on the sentence embeddings of an encoder that was not fine-tuned: its files are copied as they are."""
+    """A router on the sentence embeddings of an encoder that is not fine-tuned; saving copies the encoder's files."""
 
     def __init__(self, config: RouterConfig, encoder: Encoder, source: Path) -> None:
         self._source = source
@@ -59,10 +59,10 @@ class EmbeddingRouter(EncodedRouter):
 
     def write_files(self, directory: Path) -> None:
         for name in (*GRAPHS.values(), checkpoint.TOKENIZER):
-            shutil.copyfile(checkpoint.checked(self._source, name), directory / name)
+            shutil.copyfile(checkpoint.checked_path(self._source, name), directory / name)
         self.write_head(directory)
 
     @staticmethod
-    def encoder_of(directory: Path, config: RouterConfig, serving: Serving) -> Encoder:
+    def load_encoder(directory: Path, config: RouterConfig, serving: Serving) -> Encoder:
         """The encoder of a checkpoint."""
         return OnnxEncoder.load(directory, serving.precision or config.precision, config.max_length)

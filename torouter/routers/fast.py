@@ -1,4 +1,4 @@
-"""FastRouter: a perceptron on the mean of static vectors, for high throughput; scored by numpy alone."""
+"""FastRouter: a perceptron on the mean of static token vectors, computed by numpy alone, for high throughput."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torouter.routers.perceptron import Perceptron
 
 
 class FastRouter(EncodedRouter):
-    """Scores experts without a network over the text: a tenth of a millisecond for a question on one CPU thread.
+    """Scores experts without a transformer: a tenth of a millisecond for a question on one CPU thread.
 
     `settings` of its config: `hidden` units and `pairs`, the number of vectors for pairs of tokens.
     """
@@ -38,12 +38,14 @@ class FastRouter(EncodedRouter):
 
     def add_expert(self, name: str, outcomes: OutcomeMatrix) -> Self:
         config = self.config.with_expert(ExpertFacts(name=name))
-        return type(self)(config, self._static, self._head.grown(config, self.features(outcomes.queries), outcomes))
+        return type(self)(
+            config, self._static, self._head.with_expert(config, self.features(outcomes.queries), outcomes)
+        )
 
     def remove_expert(self, name: str) -> Self:
         config = self.config.without_expert(name)
-        left = [self.config.position(expert) for expert in config.names]
-        return type(self)(config, self._static, self._head.rows(left))
+        kept = [self.config.position(expert) for expert in config.names]
+        return type(self)(config, self._static, self._head.rows(kept))
 
     def _head_content(self) -> Iterator[bytes]:
         return self._head.content()

@@ -1,4 +1,4 @@
-"""The last linear layer of a router in numpy: rows taken off, and rows fitted for experts that come later."""
+"""Head: the last linear layer of a router in numpy, from which experts are removed and to which new ones are fitted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Head:
 
     def __post_init__(self) -> None:
         if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[:1]:
-            msg = f"a head with weights {self.weight.shape} and biases {self.bias.shape} does not fit together"
+            msg = f"head weights {self.weight.shape} and biases {self.bias.shape} do not fit together"
             raise CheckpointError(msg)
 
     def __eq__(self, other: object) -> bool:
@@ -37,23 +37,23 @@ class Head:
             return NotImplemented
         return np.array_equal(self.weight, other.weight) and np.array_equal(self.bias, other.bias)
 
-    __hash__ = None  # type: ignore[assignment] # arrays have none
+    __hash__ = None  # type: ignore[assignment] # arrays can't be hashed
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Shape (n, k)."""
         return features @ self.weight.T + self.bias
 
     def rows(self, positions: list[int]) -> Self:
-        """The same features with these experts, in this order."""
+        """The same layer with the outputs of these experts only, in this order."""
         return type(self)(self.weight[positions], self.bias[positions])
 
     def with_row(self, weight: NDArray[np.float32], bias: float) -> Self:
-        """One more expert, the last one."""
+        """The same layer with one more expert, the last one."""
         return type(self)(np.vstack([self.weight, weight]), np.append(self.bias, np.float32(bias)))
 
 
 def probabilities(logits: NDArray[np.float32], objective: Objective) -> NDArray[np.float32]:
-    """Scores from logits: a softmax over the experts for "soft", else a sigmoid for each."""
+    """Scores from logits, shape (n, k): a softmax over the experts for "soft", else a sigmoid of each."""
     if objective != "soft":
         return _sigmoid(logits)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -66,8 +66,8 @@ def fit_row(
 ) -> tuple[NDArray[np.float32], float]:
     """Weight (d,) and bias of a logistic regression on soft targets, its ridge penalty picked by cross-validation.
 
-    With `offsets` o the model is sigmoid(w.x + b + o). A new output of a softmax over experts is just that: its share
-    is sigmoid(z - logsumexp(z of the others)), so o = -logsumexp(...) and the target its soft label.
+    With `offsets` o the model is sigmoid(w.x + b + o). That is also a new output z of a softmax over experts: its share
+    is sigmoid(z - logsumexp(z of the others)), so o = -logsumexp(...) and the target is its soft label.
 
     Args:
         features: Shape (n, d).
@@ -76,7 +76,7 @@ def fit_row(
     """
     x, y = features.astype(np.float64), targets.astype(np.float64)
     o = np.zeros_like(y) if offsets is None else offsets.astype(np.float64)
-    # The penalty must mean the same for a tanh of 768 units and a unit vector of 384: it acts on scaled features.
+    # Features are scaled so that a penalty means the same for 768 tanh units and for a unit vector of length 384.
     center, scale = x.mean(axis=0), max(float(x.std(axis=0).mean()), 1e-6) * np.sqrt(x.shape[1])
     x = (x - center) / scale
     losses = np.zeros(len(_STRENGTHS))
@@ -124,13 +124,13 @@ def _sigmoid(z: NDArray[Any]) -> NDArray[Any]:
 def fit_expert(head: Head, config: RouterConfig, features: NDArray[np.float32], outcomes: OutcomeMatrix) -> Head:
     """`head` with one more row for the last expert of `config`, fitted on its outcomes for these features.
 
-    The other experts' logits, in sum as variable as the features, are fitted on beside them: experts fail at much the
-    same queries, and what thousands of outcomes told of these few directions need not be learnt again from some hundred
-    (llmrouter9, 400 of them: 3 to 6 points more of the retrained router's gain). They are linear in the features,
-    so the new row is one like the others.
+    The inputs of the fit are the features and the other experts' logits, scaled to the same total variance. Experts
+    tend to fail at the same queries, so the logits carry what thousands of outcomes showed, which a few hundred could
+    not (llmrouter9, 400 outcomes: 3 to 6 points more of the retrained router's gain). As logits are linear in the
+    features, the new row is a linear one like the others.
 
     Raises:
-        OutcomeTableError: Outcomes are missing: the new expert's, or for "soft" those of all.
+        OutcomeTableError: Outcomes are missing: the new expert's, or for "soft" those of all experts.
     """
     name, logits = config.names[-1], head.logits(features)
     if config.objective != "soft":

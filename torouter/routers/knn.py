@@ -1,6 +1,6 @@
-"""KNNRouter: the mean outcome of the nearest training queries, by cosine of sentence embeddings.
+"""KNNRouter: scores are the mean outcomes of the nearest training queries, by cosine of sentence embeddings.
 
-With k = 1 it is the paper's 1NN-Router, whose one neighbour's outcomes rank the experts.
+With k = 1 it is the paper's 1NN-Router: the outcomes of the nearest query rank the experts.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from torouter.routers.neighbour_search import Search
 from torouter.routers.outcome_matrix import OutcomeMatrix
 
 _PRIOR = 1e-3
-"""Share of an expert's overall mean in its score: it decides ties, which are many with few neighbours."""
+"""Share of an expert's overall mean in its score: it breaks ties, which are frequent with few neighbours."""
 _WIDTH = 0.2
 """A neighbour whose cosine is this much lower than the nearest one's weighs 1/e of it (cross-validated, llmrouter9)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Outcomes of some experts on m queries: `scores` (m, number of `experts`), found by the queries' embeddings."""
+    """Outcomes of some experts on m queries: `scores` of shape (m, experts), `search` over the queries' embeddings."""
 
     experts: tuple[str, ...]
     search: Search
@@ -44,7 +44,7 @@ class Memory:
                 f"{len(self.experts)} experts"
             )
             raise CheckpointError(msg)
-        # Of a million rows that is no work for a decision.
+        # Computed once: over a million rows it would take too long in every decision.
         object.__setattr__(self, "overall", self.scores.mean(axis=0))
 
     def means(self, queries: NDArray[np.float32], neighbours: int, *, by_distance: bool) -> NDArray[np.float32]:
@@ -55,15 +55,15 @@ class Memory:
             weights = np.exp((near - near.max(axis=1, keepdims=True)) / np.float32(_WIDTH))
         weights /= weights.sum(axis=1, keepdims=True)
         means = np.einsum("nk,nke->ne", weights, self.scores[nearest])
-        found: NDArray[np.float32] = (1 - _PRIOR) * means + np.float32(_PRIOR) * self.overall
-        return found
+        smoothed: NDArray[np.float32] = (1 - _PRIOR) * means + np.float32(_PRIOR) * self.overall
+        return smoothed
 
 
 class KNNRouter(EmbeddingRouter):
     """Scores experts by the outcomes of similar queries.
 
-    `settings` of its config: `neighbours` (k) and `weights` ("uniform", or "distance" for ones that fall with
-    the cosine distance). An expert that comes later brings outcomes on queries of its own, which are remembered apart.
+    `settings` of its config: `neighbours` (k) and `weights` ("uniform", or "distance" for weights that fall with the
+    cosine distance). An expert that is added later has outcomes on other queries, which make a memory of their own.
     """
 
     kind: ClassVar[str] = "knn"
@@ -71,7 +71,7 @@ class KNNRouter(EmbeddingRouter):
     def __init__(self, config: RouterConfig, encoder: Encoder, memories: tuple[Memory, ...], source: Path) -> None:
         known = [name for memory in memories for name in memory.experts]
         if sorted(known) != sorted(config.names):
-            raise CheckpointError(f"there are outcomes of {', '.join(known)}, and experts {', '.join(config.names)}")
+            raise CheckpointError(f"the outcomes are of {', '.join(known)}, the experts are {', '.join(config.names)}")
         self._memories = memories
         self._order = [known.index(name) for name in config.names]
         super().__init__(config, encoder, source)
@@ -87,14 +87,14 @@ class KNNRouter(EmbeddingRouter):
         source: Path,
         progress: bool = False,
     ) -> Self:
-        """A router that remembers these outcomes: `features` (m, d) of the encoder, `scores` (m, k experts)."""
+        """A router on the outcomes `scores` (m, k) of m queries with the encoder's `features` (m, d)."""
         return cls(config, encoder, (Memory(config.names, Search.over(features, progress=progress), scores),), source)
 
     def scores_of(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         settings: Mapping[str, object] = self.config.settings
         k, by_distance = int(str(settings["neighbours"])), settings["weights"] == "distance"
-        found = [memory.means(features, k, by_distance=by_distance) for memory in self._memories]
-        return np.concatenate(found, axis=1)[:, self._order]
+        means = [memory.means(features, k, by_distance=by_distance) for memory in self._memories]
+        return np.concatenate(means, axis=1)[:, self._order]
 
     def add_expert(self, name: str, outcomes: OutcomeMatrix) -> Self:
         config = self.config.with_expert(ExpertFacts(name=name))
@@ -105,10 +105,10 @@ class KNNRouter(EmbeddingRouter):
         config = self.config.without_expert(name)
         memories = []
         for memory in self._memories:
-            left = [position for position, expert in enumerate(memory.experts) if expert != name]
-            if left:
-                names = tuple(memory.experts[position] for position in left)
-                memories.append(replace(memory, experts=names, scores=memory.scores[:, left]))
+            kept = [position for position, expert in enumerate(memory.experts) if expert != name]
+            if kept:
+                names = tuple(memory.experts[position] for position in kept)
+                memories.append(replace(memory, experts=names, scores=memory.scores[:, kept]))
         return type(self)(config, self._encoder, tuple(memories), self._source)
 
     def _head_content(self) -> Iterator[bytes | memoryview]:
@@ -129,13 +129,13 @@ class KNNRouter(EmbeddingRouter):
 
     @classmethod
     def read_files(cls, directory: Path, config: RouterConfig, serving: Serving) -> Self:
-        found = tensors.load(directory, "embeddings_0")
+        stored = tensors.load(directory, "embeddings_0")
         memories = []
-        for number in range(sum(name.startswith("embeddings_") for name in found)):
+        for number in range(sum(name.startswith("embeddings_") for name in stored)):
             try:
-                names = tuple(config.names[column] for column in found[f"columns_{number}"])
-                search = Search.load(directory, number, found[f"embeddings_{number}"])
-                memories.append(Memory(names, search, found[f"scores_{number}"]))
+                names = tuple(config.names[column] for column in stored[f"columns_{number}"])
+                search = Search.load(directory, number, stored[f"embeddings_{number}"])
+                memories.append(Memory(names, search, stored[f"scores_{number}"]))
             except (KeyError, IndexError):
-                raise CheckpointError(f"{directory}: the remembered outcomes do not fit router.json") from None
-        return cls(config, cls.encoder_of(directory, config, serving), tuple(memories), directory)
+                raise CheckpointError(f"{directory}: the stored outcomes do not fit router.json") from None
+        return cls(config, cls.load_encoder(directory, config, serving), tuple(memories), directory)

@@ -18,7 +18,7 @@ from torouter.routers.perceptron import Perceptron
 
 
 class MLPRouter(EmbeddingRouter):
-    """Scores experts with a perceptron on the embedding; a new expert is one more output on its hidden layer."""
+    """Scores experts with a perceptron on the sentence embedding; a new expert is one more output of it."""
 
     kind: ClassVar[str] = "mlp"
 
@@ -32,7 +32,7 @@ class MLPRouter(EmbeddingRouter):
 
     def add_expert(self, name: str, outcomes: OutcomeMatrix) -> Self:
         config = self.config.with_expert(ExpertFacts(name=name))
-        head = self._head.grown(config, self.features(outcomes.queries), outcomes)
+        head = self._head.with_expert(config, self.features(outcomes.queries), outcomes)
         return type(self)(config, self._encoder, head, self._source)
 
     def remove_expert(self, name: str) -> Self:
@@ -48,4 +48,4 @@ class MLPRouter(EmbeddingRouter):
 
     @classmethod
     def read_files(cls, directory: Path, config: RouterConfig, serving: Serving) -> Self:
-        return cls(config, cls.encoder_of(directory, config, serving), Perceptron.load(directory), directory)
+        return cls(config, cls.load_encoder(directory, config, serving), Perceptron.load(directory), directory)

@@ -1,4 +1,4 @@
-"""The model card: README.md of a checkpoint, written from its config and, where given, from an evaluation."""
+"""The files that describe a checkpoint, router.json and the model card README.md, made from its config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAGE = """---
 
 # A torouter router ({kind})
 
-Scores {count} experts for a query, so that the query can be sent to the one expected to answer it best.
+Scores {count} experts for a query, so that the query can be sent to the one that is expected to answer it best.
 
 ```python
 from torouter import AutoRouter
@@ -44,8 +44,8 @@ Columns are matched by these names, never by position.
 
 ## Limits
 
-- A score is what the outcomes of training support: for queries unlike those the ranking is a guess.
-- It speaks of the experts as they were when the outcomes were recorded; a changed model behind a name is not noticed.
+- Scores rest on the outcomes of training: for queries that are unlike the training queries the ranking is a guess.
+- Scores describe the experts as they were when the outcomes were recorded; a changed model goes unnoticed.
 {limit}
 """
 
@@ -92,7 +92,7 @@ def model_card(config: RouterConfig, metrics: Mapping[str, str] | None = None) -
         f"| {_cell(e.context_window)} |"
         for e in config.experts
     )
-    results = "Not measured yet: `torouter evaluate` does it."
+    results = "Not measured yet; `torouter evaluate --card` fills this in."
     if metrics:
         results = "| metric | value |\n|---|---|\n" + "\n".join(
             f"| {_cell(name)} | {_cell(value)} |" for name, value in metrics.items()

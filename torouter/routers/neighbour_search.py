@@ -1,4 +1,4 @@
-"""The nearest of many unit vectors: all of them compared where they are few, a usearch graph where they are many."""
+"""Search: the nearest of many unit vectors, by comparing all where they are few and by a usearch graph where not."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torouter.routers import checkpoint
 logger = logging.getLogger(__name__)
 
 LARGE = 20_000
-"""From this many vectors on a graph is used: comparing all of them takes about 5 ms."""
+"""Number of vectors from which on a graph is used; comparing so many takes about 5 ms."""
 _BLOCK_BYTES = 2**26
-_ADDED = 5_000  # vectors between two steps of the progress bar
+_ADDED = 5_000  # vectors per step of the progress bar
 _EXPANSION = 256  # candidates that usearch keeps: recall of 100 neighbours above 0.99 on 30,000 clustered vectors
 
 Neighbours = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -37,11 +37,13 @@ class Search:
 
     @classmethod
     def over(cls, vectors: NDArray[np.float32], *, progress: bool = False) -> Search:
-        """A search over these vectors, with a graph where it pays; a million take a quarter of an hour."""
+        """A search over these vectors, with a graph from `LARGE` on; a million vectors take a quarter of an hour."""
         if len(vectors) < LARGE:
             return cls(vectors)
         if find_spec("usearch") is None:
-            logger.info("%d vectors are searched one by one: pip install 'torouter[search]'", len(vectors))
+            logger.info(
+                "%d vectors are compared one by one; to use a graph: pip install 'torouter[search]'", len(vectors)
+            )
             return cls(vectors)
         from tqdm import tqdm
 
@@ -54,28 +56,28 @@ class Search:
         return cls(vectors, graph)
 
     def nearest(self, queries: NDArray[np.float32], k: int) -> Neighbours:
-        """Positions and cosines, both (n, k), of each query's k nearest, in no order; k is at most m."""
+        """Positions and cosines, both of shape (n, k), of each query's k nearest, unordered; k is at most m."""
         if self._graph is None:
             step = max(1, _BLOCK_BYTES // (4 * len(self.vectors)))
-            parts = [self._compared(queries[i : i + step], k) for i in range(0, max(len(queries), 1), step)]
+            parts = [self._compare_all(queries[i : i + step], k) for i in range(0, max(len(queries), 1), step)]
             return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-        found = [self._graph.search(query, k, threads=1).keys.astype(np.int64) for query in queries]
-        positions = np.stack(found) if found else np.empty((0, k), dtype=np.int64)
+        rows = [self._graph.search(query, k, threads=1).keys.astype(np.int64) for query in queries]
+        positions = np.stack(rows) if rows else np.empty((0, k), dtype=np.int64)
         return positions, np.einsum("nd,nkd->nk", queries, self.vectors[positions])
 
-    def _compared(self, queries: NDArray[np.float32], k: int) -> Neighbours:
+    def _compare_all(self, queries: NDArray[np.float32], k: int) -> Neighbours:
         similarity = queries @ self.vectors.T
         positions = np.argpartition(similarity, -k, axis=1)[:, -k:]
         return positions, np.take_along_axis(similarity, positions, axis=1)
 
     def save(self, directory: Path, number: int) -> None:
-        """Write the graph, where there is one."""
+        """Write the graph, if the search has one."""
         if self._graph is not None:
             self._graph.save(str(directory / checkpoint.INDEX.format(number)))
 
     @classmethod
     def load(cls, directory: Path, number: int, vectors: NDArray[np.float32]) -> Search:
-        """The search that `save` wrote, without its graph where the `search` extra is not there.
+        """The search that `save` wrote, without its graph where the `search` extra is not installed.
 
         Raises:
             CheckpointError: The graph is damaged or does not fit the vectors.
@@ -83,19 +85,19 @@ class Search:
         path = directory / checkpoint.INDEX.format(number)
         if not path.is_file() or find_spec("usearch") is None:
             return cls(vectors)
-        checkpoint.checked(directory, path.name)
+        checkpoint.checked_path(directory, path.name)
         try:
             graph = _index().restore(str(path), view=True, expansion_search=_EXPANSION)  # mapped into memory, not read
         except Exception as error:  # usearch raises RuntimeErrors of several kinds
             raise CheckpointError(f"{path} is damaged: {error}") from error
         if graph is None or (len(graph), graph.ndim) != vectors.shape:
-            raise CheckpointError(f"{path} does not fit the {len(vectors)} remembered queries")
+            raise CheckpointError(f"{path} does not fit the {len(vectors)} stored queries")
         return cls(vectors, graph)
 
 
 def _index() -> Any:
     """The class of usearch's graphs."""
-    # Python dies of a segmentation fault where ONNX Runtime is imported after usearch (1.32.0 and 2.26.6, Linux).
+    # Importing ONNX Runtime after usearch ends in a segmentation fault (1.32.0 and 2.26.6, Linux).
     import onnxruntime  # noqa: F401
     from usearch.index import Index
 

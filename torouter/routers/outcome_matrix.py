@@ -1,4 +1,4 @@
-"""One score of every expert for every query, as plain arrays: what routers are fitted on and judged by."""
+"""OutcomeMatrix: one score of every expert for every query, as plain arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OutcomeMatrix:
         scores: float32 of shape (n, k). Qualities lie in 0..1; a matrix of costs or seconds may hold NaN.
 
     Raises:
-        OutcomeTableError: The shapes do not fit, or an expert stands twice.
+        OutcomeTableError: The shapes do not fit, or an expert is a duplicate.
     """
 
     queries: tuple[str, ...]
@@ -29,10 +29,10 @@ class OutcomeMatrix:
     scores: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "queries", tuple(self.queries))
-        put(self, "experts", tuple(self.experts))
-        put(self, "scores", np.asarray(self.scores, dtype=np.float32))
+        set_field = object.__setattr__
+        set_field(self, "queries", tuple(self.queries))
+        set_field(self, "experts", tuple(self.experts))
+        set_field(self, "scores", np.asarray(self.scores, dtype=np.float32))
         if self.scores.shape != (len(self.queries), len(self.experts)):
             msg = (
                 f"scores of shape {self.scores.shape} do not fit {len(self.queries)} queries and "
@@ -40,7 +40,7 @@ class OutcomeMatrix:
             )
             raise OutcomeTableError(msg)
         if len(set(self.experts)) != len(self.experts):
-            msg = f"experts {', '.join(self.experts)}: a name stands twice; give each column its own"
+            msg = f"experts {', '.join(self.experts)}: a name is a duplicate; give each column its own"
             raise OutcomeTableError(msg)
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class OutcomeMatrix:
         """
         missing = [name for name in experts if name not in self.experts]
         if missing:
-            msg = f"no outcomes of {', '.join(missing)}: there are those of {', '.join(self.experts)}"
+            msg = f"no outcomes of {', '.join(missing)}: the matrix has those of {', '.join(self.experts)}"
             raise OutcomeTableError(msg)
         columns = [self.experts.index(name) for name in experts]
         return OutcomeMatrix(self.queries, tuple(experts), self.scores[:, columns])

@@ -1,4 +1,4 @@
-"""A hidden layer and an output layer in numpy: the head of the routers whose encoder does not know the experts."""
+"""Perceptron: a hidden layer and an output layer in numpy, the head of MLPRouter and FastRouter."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class Perceptron:
 
     def scores(self, features: NDArray[np.float32], config: RouterConfig) -> NDArray[np.float32]:
         """Shape (n, k) for features of shape (n, d)."""
-        return probabilities(self.output.logits(self._seen(features)), config.objective)
+        return probabilities(self.output.logits(self._hidden_units(features)), config.objective)
 
-    def grown(self, config: RouterConfig, features: NDArray[np.float32], outcomes: OutcomeMatrix) -> Self:
-        """The same with a row for the last expert of `config`, fitted on its outcomes; see `fit_expert`."""
-        return replace(self, output=fit_expert(self.output, config, self._seen(features), outcomes))
+    def with_expert(self, config: RouterConfig, features: NDArray[np.float32], outcomes: OutcomeMatrix) -> Self:
+        """The same layers with an output for the last expert of `config`, fitted on its outcomes; see `fit_expert`."""
+        return replace(self, output=fit_expert(self.output, config, self._hidden_units(features), outcomes))
 
     def rows(self, positions: list[int]) -> Self:
         """The same with these experts, in this order."""
         return replace(self, output=self.output.rows(positions))
 
-    def _seen(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _hidden_units(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.maximum(self.hidden.logits(features), 0)
 
     def content(self) -> Iterator[bytes]:
@@ -58,17 +58,17 @@ class Perceptron:
             yield array.tobytes()
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """What a checkpoint keeps, by name."""
+        """The arrays that a checkpoint stores, by name."""
         layers = (self.hidden, self.output)
         return dict(zip(_NAMES, (part for layer in layers for part in (layer.weight, layer.bias)), strict=True))
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """What a checkpoint kept.
+        """The layers that a checkpoint stores.
 
         Raises:
             CheckpointError: The file or an array is missing or damaged.
         """
-        found = tensors.load(directory, *_NAMES)
-        weights = [found[name].astype(np.float32) for name in _NAMES]
+        stored = tensors.load(directory, *_NAMES)
+        weights = [stored[name].astype(np.float32) for name in _NAMES]
         return cls(Head(*weights[:2]), Head(*weights[2:]))

@@ -1,7 +1,6 @@
-"""The one contract of every router: texts in, one score per expert out; saved and loaded as one directory.
+"""Router: the contract of every router, which scores every expert for a text and is saved as one directory.
 
-Routers are values: nothing changes one after it is made, so threads may share it, and `add_expert` and
-`remove_expert` give a new one.
+Routers are immutable: threads may share one, and `add_expert` and `remove_expert` return a new one.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ class Router(abc.ABC):
     """Scores every expert for a query.
 
     Attributes:
-        kind: The word that `router.json` says; a subclass that sets it is known to `AutoRouter`.
-        config: Everything the checkpoint says about itself.
-        revision: Hash of the router's content. Equal revisions give equal scores, so caches may be keyed by it.
+        kind: Its name in `router.json`; a subclass that sets it can be loaded by `AutoRouter`.
+        config: The contents of `router.json`.
+        revision: Hash of the router's content. Equal revisions give equal scores, so it may serve as a cache key.
     """
 
     kind: ClassVar[str]
     engines: ClassVar[tuple[Engine, ...]] = ("onnx",)
-    """What can run the encoder."""
+    """Engines that can run the encoder."""
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
-    """Which ones a checkpoint holds, the most exact first."""
+    """Precisions that a checkpoint holds, the most exact first."""
     scores_inline: ClassVar[bool] = False
-    """Whether scoring a query takes so little (well below a millisecond) that it needs no worker thread."""
+    """Whether scoring a query is so fast (well below a millisecond) that it needs no worker thread."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -54,7 +53,7 @@ class Router(abc.ABC):
         if config.kind != self.kind:
             raise CheckpointError(f"a {config.kind!r} router can't be a {type(self).__name__}: use AutoRouter")
         self.config = config
-        self._experts = config.names  # asked for at each decision
+        self._experts = config.names  # read in every decision
         digest = hashlib.blake2b(config.to_json().encode())
         for part in self._content():
             digest.update(part)
@@ -73,26 +72,26 @@ class Router(abc.ABC):
         """Score every expert for every query: shape (n queries, k experts), higher is better. Threads may share it.
 
         Raises:
-            ConfigurationError: `queries` is no sequence of strings.
+            ConfigurationError: `queries` is not a sequence of strings.
         """
 
     @abc.abstractmethod
     def add_expert(self, name: str, outcomes: OutcomeMatrix) -> Self:
-        """A new router that also knows `name`, learnt from a few hundred outcomes; the encoder stays as it is.
+        """A new router that also knows `name`, fitted on a few hundred outcomes; the encoder does not change.
 
         Args:
             name: Name of the new expert, which becomes the last column.
-            outcomes: Its scores on some queries. A router of objective "soft" needs the other experts' scores on the
-                same queries too, since its labels compare the experts.
+            outcomes: Its scores on some queries. With the objective "soft" the other experts' scores on the same
+                queries are needed too, since soft labels compare the experts.
 
         Raises:
             ConfigurationError: The router knows the name already.
-            OutcomeTableError: `outcomes` lacks what is needed.
+            OutcomeTableError: `outcomes` lacks a score that is needed.
         """
 
     @abc.abstractmethod
     def remove_expert(self, name: str) -> Self:
-        """A new router without `name`. Scores of the objective "soft" are shares of the experts that are left.
+        """A new router without `name`. With the objective "soft" scores are shares among the remaining experts.
 
         Raises:
             ConfigurationError: The router does not know the name, or it is its only expert.
@@ -100,7 +99,7 @@ class Router(abc.ABC):
 
     @abc.abstractmethod
     def _content(self) -> Iterator[bytes | memoryview]:
-        """The bytes beside the config that the scores depend on; called once, before the router is in use."""
+        """The bytes, besides the config, that the scores depend on; called once, when the router is made."""
 
     @abc.abstractmethod
     def write_files(self, directory: Path) -> None:
@@ -134,15 +133,15 @@ class Router(abc.ABC):
             revision: Branch, tag or commit on the Hub.
             token: The Hub's token; None takes the one that `hf auth login` saved.
             cache_dir: Where downloads are kept.
-            local_files_only: Never ask the network.
+            local_files_only: Do not access the network.
             engine: "torch" runs a BertRouter's model by torch instead of ONNX Runtime.
-            precision: Which graph is loaded; None takes the one that training found good.
+            precision: Which graph is loaded; None is the one that training chose.
 
         Raises:
-            CheckpointError: There is no such checkpoint, it is damaged, or of another kind.
+            CheckpointError: The checkpoint is missing, damaged, or of another kind.
             ConfigurationError: The router's kind has no such engine or precision.
         """
-        directory = checkpoint.located(
+        directory = checkpoint.locate(
             path_or_repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
         config = RouterConfig.from_json(checkpoint.read_text(directory, checkpoint.CONFIG))
@@ -164,17 +163,17 @@ class Router(abc.ABC):
             raise CheckpointError(f"{directory}: {error}") from error
 
     def save_pretrained(self, directory: str | os.PathLike[str], *, card: str | None = None) -> Path:
-        """Write the checkpoint: in full or not at all, also where it replaces an older one.
+        """Write the checkpoint, completely or not at all, also where it replaces an older one.
 
         Args:
-            directory: A directory that is new, empty, or a router's checkpoint, which is then replaced.
-            card: Text of README.md; by default the card tells what the config knows.
+            directory: A new or an empty directory, or a router's checkpoint, which is then replaced.
+            card: Text of README.md; None is a card made from the config.
 
         Returns:
             The directory.
 
         Raises:
-            CheckpointError: The directory holds something else.
+            CheckpointError: The directory holds something other than a checkpoint.
         """
         with checkpoint.replacing(Path(directory)) as fresh:
             self.write_files(fresh)
@@ -195,7 +194,7 @@ class Router(abc.ABC):
         Raises:
             CheckpointError: The Hub refused, or can't be reached.
         """
-        return checkpoint.uploaded(
+        return checkpoint.upload(
             lambda directory: self.save_pretrained(directory, card=card),
             repo_id,
             private=private,
@@ -227,7 +226,7 @@ def as_texts(queries: Sequence[str]) -> list[str]:
     """The queries as a list of strings that can be encoded; lone surrogates become U+FFFD.
 
     Raises:
-        ConfigurationError: `queries` is a single string, or one of them is no string.
+        ConfigurationError: `queries` is a single string, or one of them is not a string.
     """
     if isinstance(queries, (str, bytes)):
         raise ConfigurationError("queries: a single string was given; give a list of strings")

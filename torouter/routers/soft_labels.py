@@ -1,4 +1,4 @@
-"""Soft labels: from the experts' scores on a query to the distribution that the paper's objective learns.
+"""Soft labels: the distribution over the experts that the paper's objective learns, made from their scores.
 
 The paper (arXiv 2408.12320) says "softmax", T = 10 and "scaled BERTSim scores", but its formula could not be read, so
 whether it multiplies or divides by T is unknown. Dividing scores of 0..1 by 10 gives labels that are almost uniform;
@@ -21,15 +21,15 @@ def soft_labels(scores: ArrayLike, *, form: LabelForm = "multiply", temperature:
 
     Args:
         scores: Shape (n, k), in 0..1.
-        form: "multiply" is softmax(T * s), "divide" softmax(s / T); "hard" puts all on the best expert, shared evenly
-            where several are best.
-        temperature: T, above 0; "hard" does not use it.
+        form: "multiply" is softmax(T * s), "divide" is softmax(s / T), "hard" gives everything to the best expert, or
+            equal shares to several that are best.
+        temperature: T, above 0; "hard" ignores it.
 
     Returns:
         float32 of shape (n, k); each row sums to 1.
 
     Raises:
-        ConfigurationError: An unknown form, or T is not above 0.
+        ConfigurationError: The form is unknown, or T is not above 0.
     """
     table = np.asarray(scores, dtype=np.float64)
     if form not in get_args(LabelForm):

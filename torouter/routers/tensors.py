@@ -1,4 +1,4 @@
-"""Named arrays of a checkpoint, kept in one safetensors file: no pickle, and sizes that are checked on loading."""
+"""Named arrays of a checkpoint in one safetensors file, whose size is checked on loading; never pickle."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def load(directory: Path, *names: str) -> dict[str, NDArray[Any]]:
     """Read these arrays.
 
     Raises:
-        CheckpointError: The file is missing or damaged, or an array is not in it.
+        CheckpointError: The file is missing or damaged, or lacks an array.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = checkpoint.checked(directory, checkpoint.ARRAYS)
+    path = checkpoint.checked_path(directory, checkpoint.ARRAYS)
     try:
-        found = load_file(path)
+        arrays = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    missing = [name for name in names if name not in found]
+    missing = [name for name in names if name not in arrays]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}")
-    return found
+    return arrays

@@ -1,6 +1,6 @@
-"""TrainingArguments: every choice of a training in one value.
+"""TrainingArguments: every choice of a training in one frozen value, checked when it is made.
 
-The paper gives no hyper-parameter but T = 10, so the defaults are ours.
+The paper gives no hyper-parameter but T = 10, so the other defaults are ours.
 """
 
 from __future__ import annotations
@@ -23,49 +23,50 @@ class TrainingArguments:
 
     router: TrainedKind = "bert"
     objective: Literal["soft", "bce"] = "bce"
-    """Loss: "soft" is the paper's cross entropy against soft labels, "bce" learns each expert's own score."""
+    """Loss: "soft" is the paper's cross entropy with soft labels, "bce" learns each expert's own score."""
     encoder: str | None = None
-    """Directory or Hub id; None is all-MiniLM-L6-v2, from its package where that is installed."""
+    """Directory or Hub id; None is all-MiniLM-L6-v2, from its package if that is installed."""
     label_form: LabelForm = "multiply"
     temperature: float = 10.0
     """T of the soft labels."""
     outcome_weight: float = 0.2
-    """Share of a query's own outcome in its training target; the rest is the mean outcome of its data set. One
-    outcome is a noisy draw, so the mean teaches more. 1 learns the outcomes as they are, and so does a table whose
-    queries are all of one data set."""
+    """Weight of a query's own outcome in its training target, against the mean outcome of its data set. A single
+    outcome is noisy, so the mean is the better target. With 1, or if the table has one data set only, the outcomes are
+    learned as they are."""
     seed: int = 0
     max_length: int = 256
-    """Tokens of a query that are read."""
+    """Tokens of a query that the router reads."""
     validation: float = 0.1
-    """Share of the queries that is kept back to pick the best epoch and to compare int8 with fp32."""
+    """Share of the queries in the validation part, which picks the best epoch and compares int8 with fp32."""
     epochs: int | None = None
     """None is the kind's own default."""
     learning_rate: float | None = None
-    """None is the kind's own default. Of a BERT it is the highest layer's."""
+    """None is the kind's own default. For a BERT it is the rate of the highest layer."""
     layer_decay: float = 0.8
-    """Each layer of the BERT learns with this share of the learning rate of the layer above it."""
+    """Learning rate of each layer of the BERT, relative to the layer above it."""
     head_learning_rate: float | None = None
-    """Of the BERT's last linear layer, which starts as ridge regression, and of the fast router's layers behind its
-    static vectors; None is the kind's own default."""
+    """Learning rate of the BERT's last linear layer, which starts from a ridge regression, and of the fast router's
+    layers after its static vectors; None is the kind's own default."""
     batch_size: int | None = None
     patience: int = 2
-    """Epochs without a gain after which the BERT's training stops."""
+    """Epochs without improvement after which the BERT's training stops."""
     frozen_layers: int = 0
-    """Lower layers of the BERT that stay as they are, with its embeddings; 0 trains all, as the paper does."""
+    """Number of lowest layers of the BERT that are not trained, nor its embeddings; 0 trains all, as the paper does."""
     hidden: int = 256
     """Hidden units of the MLP and of the fast router."""
     teacher: str | None = None
-    """Directory or Hub id of a trained router of these experts, whose scores a fast router learns; None learns from the
-    outcomes alone."""
+    """Directory or Hub id of a trained router of these experts whose scores a fast router learns; None: it learns from
+    the outcomes alone."""
     teacher_share: float = 0.8
-    """Share of the teacher's scores in the training target; the rest comes from the outcomes."""
+    """Weight of the teacher's scores in the training target, against the outcomes."""
     neighbours: int = 100
-    """k of the KNNRouter; 1 is the paper's 1NN-Router."""
+    """k of the KNNRouter; 1 gives the paper's 1NN-Router."""
     weights: Literal["uniform", "distance"] = "distance"
     """How the KNNRouter weighs its neighbours."""
     resume: bool = False
-    """Go on from the work directory of a run that was stopped."""
+    """Continue from the work directory of a run that was stopped."""
     progress: bool = True
+    """Show progress bars on standard error."""
 
     def __post_init__(self) -> None:
         checks: tuple[tuple[str, bool, str], ...] = (

@@ -1,4 +1,4 @@
-"""What a router learns: queries with targets made from their outcomes, and a part of them kept back."""
+"""Training data: queries with the targets that a router learns, cut into a training and a validation part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torouter.training.arguments import TrainingArguments
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Queries with their outcomes, and the `targets` (n, k) that a router shall give for them."""
+    """Queries with their outcomes, and `targets` of shape (n, k): the scores that a router learns to give."""
 
     outcomes: OutcomeMatrix
     targets: NDArray[np.float32]
@@ -29,7 +29,7 @@ class TrainingData:
 def training_data(table: OutcomeTable, arguments: TrainingArguments) -> tuple[TrainingData, TrainingData]:
     """The training part and the validation part of a table: a random cut by query, the same for the same seed.
 
-    Only training targets are smoothed by the means of their data sets; the validation part judges by the outcomes.
+    Only the training targets are smoothed by the means of their data sets; validation uses the outcomes as they are.
 
     Raises:
         OutcomeTableError: A part would be empty.
@@ -45,8 +45,8 @@ def training_data(table: OutcomeTable, arguments: TrainingArguments) -> tuple[Tr
     training_rows, validation_rows = validation_cut(len(outcomes), count, seed=arguments.seed)
     training, validation = outcomes.rows(training_rows), outcomes.rows(validation_rows)
     datasets = np.array(table.datasets)[training_rows]
-    smooth = smoothed(targets(training.scores, arguments), datasets, arguments.outcome_weight)
-    return TrainingData(training, smooth), TrainingData(validation, targets(validation.scores, arguments))
+    smoothed = smooth(make_targets(training.scores, arguments), datasets, arguments.outcome_weight)
+    return TrainingData(training, smoothed), TrainingData(validation, make_targets(validation.scores, arguments))
 
 
 def validation_cut(queries: int, validation: int, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -61,21 +61,21 @@ def validation_cut(queries: int, validation: int, *, seed: int) -> tuple[NDArray
     return order[validation:], order[:validation]
 
 
-def smoothed(own: NDArray[np.float32], datasets: NDArray[np.str_], outcome_weight: float) -> NDArray[np.float32]:
-    """Targets (n, k) mixed with the mean of each query's data set, where there are several data sets.
+def smooth(targets: NDArray[np.float32], datasets: NDArray[np.str_], outcome_weight: float) -> NDArray[np.float32]:
+    """Mix targets of shape (n, k) with the mean target of each query's data set, unless there is only one data set.
 
-    Soft labels are smoothed as labels: a softmax of smoothed scores would let each query's own noise back in.
+    Soft labels are smoothed after the softmax: a softmax of smoothed scores would bring each query's noise back.
     """
     names, numbers = np.unique(datasets, return_inverse=True)
     if len(names) < 2:
-        return own
-    sums = np.zeros((len(names), own.shape[1]))
-    np.add.at(sums, numbers, own)
+        return targets
+    sums = np.zeros((len(names), targets.shape[1]))
+    np.add.at(sums, numbers, targets)
     means = sums / np.bincount(numbers)[:, None]
-    return (outcome_weight * own + (1 - outcome_weight) * means[numbers]).astype(np.float32)
+    return (outcome_weight * targets + (1 - outcome_weight) * means[numbers]).astype(np.float32)
 
 
-def targets(scores: NDArray[np.float32], arguments: TrainingArguments) -> NDArray[np.float32]:
+def make_targets(scores: NDArray[np.float32], arguments: TrainingArguments) -> NDArray[np.float32]:
     """Soft labels for the objective "soft", the scores themselves for "bce"."""
     if arguments.objective == "soft":
         return soft_labels(scores, form=arguments.label_form, temperature=arguments.temperature)

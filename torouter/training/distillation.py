@@ -1,9 +1,9 @@
 """Static token vectors distilled from an encoder by model2vec's method (Minish Lab, github.com/MinishLab/model2vec).
 
-Each token of the vocabulary goes through the encoder alone, between the special tokens of a text, and is mean-pooled; a
-PCA cuts the vectors down; each is weighed by smooth inverse frequency (Arora et al., ICLR 2017), a / (a + p), whose
-p is Zipf's law on the token's place in the vocabulary. These are `model2vec.distill`'s steps and values, in our own
-lines since that extra pins an older transformers. The vectors are where training starts: see `train_fast`.
+The encoder reads each token of the vocabulary alone, between the special tokens of a text, and its states are
+mean-pooled. A PCA reduces the vectors, and each is weighted by smooth inverse frequency (Arora et al., ICLR 2017),
+a / (a + p), where p follows Zipf's law on the token's rank in the vocabulary. These are the steps and values of
+`model2vec.distill`, written anew because that extra pins an older transformers. `train_fast` starts from the vectors.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from torouter.errors import ConfigurationError
-from torouter.routers.encoders.pretrained import loaded
+from torouter.routers.encoders.pretrained import load_encoder
 from torouter.routers.encoders.tokenizer import QueryTokenizer
 
 DIMENSIONS = 256
 _FREQUENCY = 1e-4
-"""a of the weights, model2vec's default."""
+"""a of the weights; model2vec's default."""
 _BATCH = 256
 
 
@@ -30,32 +30,32 @@ def token_vectors(source: str, tokenizer: QueryTokenizer, *, progress: bool = Tr
     """One vector per id of the tokenizer's vocabulary: shape (vocabulary, at most `DIMENSIONS`).
 
     Args:
-        source: What transformers is to load.
+        source: The encoder, a directory or Hub id.
         tokenizer: The encoder's tokenizer.
         progress: Show a progress bar.
 
     Raises:
         ConfigurationError: The encoder can't be loaded, or lacks tokens of its tokenizer.
     """
-    model, count = loaded(source), tokenizer.vocabulary
-    known = model.get_input_embeddings().num_embeddings
-    if count > known:
-        raise ConfigurationError(f"encoder {source!r} knows {known} tokens, its tokenizer has {count}: they do not fit")
+    model, count = load_encoder(source), tokenizer.vocabulary
+    embedded = model.get_input_embeddings().num_embeddings
+    if count > embedded:
+        raise ConfigurationError(f"encoder {source!r} knows {embedded} tokens, its tokenizer has {count}: they differ")
     before, after = _special_ids(tokenizer.content)
-    found = []
+    parts = []
     bar = tqdm(total=count, unit="token", desc="distil", file=sys.stderr, disable=None if progress else True)
     with torch.inference_mode(), bar:
         for tokens in torch.split(torch.arange(count), _BATCH):
             head, tail = ([torch.full_like(tokens, token) for token in special] for special in (before, after))
             ids = torch.stack([*head, tokens, *tail], dim=1)
             states = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-            found.append(states.mean(dim=1).numpy())
+            parts.append(states.mean(dim=1).numpy())
             bar.update(len(tokens))
-    return _principal(np.concatenate(found)) * _weights(count)[:, None]
+    return _principal(np.concatenate(parts)) * _weights(count)[:, None]
 
 
 def _special_ids(tokenizer_json: str) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after a text."""
+    """The ids that the tokenizer puts before and after a text."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_padding()  # some pad every text to a fixed length
     encoding = tokenizer.encode("a")

@@ -1,4 +1,4 @@
-"""What the trainings of MLPRouter and FastRouter share: layers, loss, and the epochs of which the best is kept."""
+"""What trainings share: the loss of each objective, the perceptron's layers, and epochs of which the best is kept."""
 
 from __future__ import annotations
 
@@ -20,26 +20,32 @@ T = TypeVar("T")
 
 
 def layers(width: int, hidden: int, experts: int, *, dropout: float) -> torch.nn.Sequential:
-    """A hidden layer and an output for each expert, as `perceptron` reads them."""
+    """The layers of a perceptron to train: a hidden layer, and an output for each expert."""
     return torch.nn.Sequential(
         torch.nn.Linear(width, hidden), torch.nn.ReLU(), torch.nn.Dropout(dropout), torch.nn.Linear(hidden, experts)
     )
 
 
 def perceptron(trained: torch.nn.Sequential, *, scale: float = 1.0) -> Perceptron:
-    """A copy of the layers; the inputs' scale goes into the first one's weights."""
+    """The trained layers as a `Perceptron`; `scale`, by which inputs were multiplied, goes into the first layer."""
     weights = [tensor.detach().numpy().copy() for tensor in trained.parameters()]
     return Perceptron(Head(weights[0] * np.float32(scale), weights[1]), Head(weights[2], weights[3]))
 
 
 def objective_loss(objective: str, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """What training makes small: the cross entropy with shares for "soft", else with each expert's own quality."""
+    """The loss to minimise: cross entropy with the soft labels for "soft", else with each expert's own score.
+
+    Args:
+        objective: Of `TrainingArguments`.
+        logits: Shape (n, k).
+        targets: Shape (n, k).
+    """
     if objective == "soft":
         return -(targets * functional.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
     return functional.binary_cross_entropy_with_logits(logits, targets)
 
 
-def best_of(
+def train_epochs(
     arguments: TrainingArguments,
     model: torch.nn.Module,
     optimizers: Sequence[tuple[torch.optim.Optimizer, LRScheduler]],
@@ -54,18 +60,18 @@ def best_of(
     """Train, and return the model's state after the epoch of least loss on the validation part, and that epoch.
 
     Args:
-        arguments: Says whether there is a progress bar.
-        model: Put into training and out of it.
-        optimizers: Each with its schedule, which steps with it.
-        queries: Number of queries to learn from.
-        batch: How many of them a step sees.
-        epochs: How often all of them are seen.
-        loss: Of the queries at these positions.
-        validation_loss: Of the validation part.
-        state: A copy of the weights as they are now.
+        arguments: How to train; only `progress` is read.
+        model: Switched to training mode for each epoch, and to evaluation mode after it.
+        optimizers: Optimizers, each with the schedule that is stepped with it.
+        queries: Number of training queries.
+        batch: Queries per step.
+        epochs: Number of passes over all queries.
+        loss: Computes the loss of the queries at given positions.
+        validation_loss: Computes the loss on the validation part.
+        state: Copies the current weights.
     """
     best, best_loss, best_epoch = state(), float("inf"), 0
-    for epoch in trange(1, epochs + 1, desc="learn", file=sys.stderr, disable=None if arguments.progress else True):
+    for epoch in trange(1, epochs + 1, desc="train", file=sys.stderr, disable=None if arguments.progress else True):
         model.train()
         for rows in torch.randperm(queries).split(batch):  # type: ignore[no-untyped-call]
             for optimizer, _ in optimizers:
@@ -76,7 +82,7 @@ def best_of(
                 schedule.step()
         model.eval()
         with torch.inference_mode():
-            found = float(validation_loss())
-        if found < best_loss:
-            best, best_loss, best_epoch = state(), found, epoch
+            current_loss = float(validation_loss())
+        if current_loss < best_loss:
+            best, best_loss, best_epoch = state(), current_loss, epoch
     return best, best_epoch

@@ -30,8 +30,8 @@ from torouter.errors import CheckpointError, ConfigurationError
 from torouter.routers.config import RouterConfig
 from torouter.routers.encoders import onnx_export
 from torouter.routers.encoders.onnx_encoder import GRAPHS
-from torouter.routers.encoders.pretrained import check_length, encoder_path, quiet, write_tokenizer
-from torouter.routers.encoders.tokenizer import QueryTokenizer, padded
+from torouter.routers.encoders.pretrained import check_length, encoder_path, quiet_transformers, write_tokenizer
+from torouter.routers.encoders.tokenizer import QueryTokenizer, pad
 from torouter.routers.encoders.torch_encoder import head_input
 from torouter.routers.judging import routed_quality
 from torouter.training.arguments import TrainingArguments
@@ -41,12 +41,12 @@ from torouter.training.loop import objective_loss
 EPOCHS, LEARNING_RATE, HEAD_LEARNING_RATE, BATCH_SIZE = 3, 2e-4, 1e-3, 32
 WEIGHT_DECAY = 0.01
 _RIDGE, _VARIANCE = 0.01, 1e-3
-"""Penalty of the ridge regression that starts the head, per query and mean variance of a feature, and the least such
-variance that is believed: an encoder whose features hardly differ would get weights that training could not tame."""
+"""Of the ridge regression that initialises the head: the penalty per query and mean variance of a feature, and the
+least variance that is assumed, as features that hardly vary would get weights too large to train."""
 _HEAD_QUERIES = 20_000
-"""Most queries, in random order, that the ridge regression is fitted on: of a large table all would take an hour."""
+"""Most queries, in random order, that the ridge regression is fitted on: all queries of a large table take an hour."""
 _POOL = 16
-"""Batches that are sorted by length together."""
+"""Number of batches whose queries are sorted by length together."""
 _FINGERPRINT = "run.json"
 
 
@@ -54,7 +54,7 @@ class Run:
     """One training, from the outcomes to a model that can be written.
 
     Args:
-        config: What the checkpoint will say, but for what training finds out.
+        config: The checkpoint's config, without the record of training.
         arguments: How to train.
         training: The training part.
         validation: The validation part.
@@ -76,8 +76,8 @@ class Run:
         self._config, self._arguments, self._work = config, arguments, work
         self._source = encoder_path(arguments.encoder)
         self._first_step = 0
-        set_seed(arguments.seed)  # the head's first weights are drawn here
-        with quiet():
+        set_seed(arguments.seed)  # loading the model draws the head's first weights
+        with quiet_transformers():
             self._model = _model(self._source, config)
         check_length(self._model.config, arguments.max_length)
         _freeze(self._model, arguments.frozen_layers)
@@ -86,12 +86,12 @@ class Run:
             self._prepare_work()
         self._wait()
         tokenizer = QueryTokenizer.load(work, arguments.max_length)
-        self._learnt, self._collate = _rows(tokenizer, training), _Collator(tokenizer.pad_id)
+        self._rows, self._collate = _rows(tokenizer, training), _Collator(tokenizer.pad_id)
         self._trainer = _OutcomeTrainer(
             arguments=arguments,
             model=self._model,
             args=self._trainer_arguments,
-            train_dataset=self._learnt,
+            train_dataset=self._rows,
             eval_dataset=_rows(tokenizer, validation),
             data_collator=self._collate,
             compute_metrics=_quality,
@@ -100,24 +100,24 @@ class Run:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes."""
+        """Whether this is the process that writes files."""
         return bool(self._trainer_arguments.process_index == 0)
 
     def train(self) -> None:
-        """Train, from the last checkpoint of the work directory where the arguments say to resume."""
-        # The Trainer writes its state last: a checkpoint without it was cut short.
-        whole = [path.parent for path in self._work.glob("steps/checkpoint-*/trainer_state.json")]
-        last = max(whole, key=_step, default=None)
+        """Train, from the last checkpoint of the work directory if there is one."""
+        # The Trainer writes its state last: a checkpoint without it is incomplete.
+        complete = [path.parent for path in self._work.glob("steps/checkpoint-*/trainer_state.json")]
+        last = max(complete, key=_step, default=None)
         self._first_step = 0 if last is None else _step(last)
         if last is None:
-            _start_head(self._model, self._learnt[:_HEAD_QUERIES], self._collate, self._arguments)
-        with quiet():
+            _start_head(self._model, self._rows[:_HEAD_QUERIES], self._collate, self._arguments)
+        with quiet_transformers():
             self._trainer.train(resume_from_checkpoint=None if last is None else str(last))
 
     def write(self, directory: Path) -> RouterConfig:
-        """Write model, tokenizer and graphs, and return the config with what training found out."""
+        """Write model, tokenizer and graphs, and return the config with the record of training."""
         model = self._model.cpu().eval()
-        with quiet():
+        with quiet_transformers():
             model.save_pretrained(directory)
         write_tokenizer(self._source, directory)
         model.set_attn_implementation(onnx_export.ATTENTION)
@@ -139,7 +139,7 @@ class Run:
         )
 
     def close(self) -> None:
-        """Wait for the process that writes; the work directory is no longer needed."""
+        """Wait for the process that writes, and remove the work directory."""
         self._wait()
         if self.is_first:
             shutil.rmtree(self._work, ignore_errors=True)
@@ -179,7 +179,7 @@ class Run:
         )
 
     def _prepare_work(self) -> None:
-        """Make the work directory, or check that the one that is there belongs to this run."""
+        """Make the work directory, or check that an existing one belongs to this run."""
         settings = {key: value for key, value in asdict(self._arguments).items() if key not in ("resume", "progress")}
         fingerprint = json.dumps({"data_hash": self._config.data_hash, **settings}, sort_keys=True)
         file = self._work / _FINGERPRINT
@@ -195,12 +195,12 @@ class Run:
 
 
 class _OutcomeTrainer(Trainer):  # type: ignore[misc] # transformers is not typed
-    """Trainer with the two objectives, and a learning rate for each layer."""
+    """Trainer with the two objectives, batches of similar length and a learning rate for each layer."""
 
     def __init__(self, *, arguments: TrainingArguments, **options: Any) -> None:
         super().__init__(**options)
         self._arguments = arguments
-        self.remove_callback(PrinterCallback)  # it prints figures to stdout when there is no progress bar
+        self.remove_callback(PrinterCallback)  # without a progress bar it prints figures to standard output
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(_Bar())
 
@@ -232,15 +232,15 @@ class _OutcomeTrainer(Trainer):  # type: ignore[misc] # transformers is not type
 class SimilarLengths(torch.utils.data.Sampler[int]):
     """Batches of queries of similar length, in random order.
 
-    Little is padded, as by the Trainer's own `group_by_length`. That one goes from the longest queries to the shortest
-    every 50 batches, and as lengths tell tasks apart, each epoch of a small table would end with one kind of task.
+    Little padding is needed, as with the Trainer's own `group_by_length`. That one goes from the longest queries to the
+    shortest every 50 batches; as the length depends on the task, a small table's epochs would all end with one task.
     """
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
         self._lengths, self._batch, self._seed, self._epoch = np.array(lengths), batch, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called before each epoch, so that a resumed run goes on with the order that it would have had."""
+        """Called before each epoch, so that a resumed run continues with the order of an uninterrupted one."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -249,22 +249,22 @@ class SimilarLengths(torch.utils.data.Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng((self._seed, self._epoch))
         order = rng.permutation(len(self))
-        whole = len(self) // self._batch * self._batch
+        full = len(self) // self._batch * self._batch
         batches: list[NDArray[np.intp]] = []
-        for start in range(0, whole, _POOL * self._batch):
-            pool = order[start : min(start + _POOL * self._batch, whole)]
+        for start in range(0, full, _POOL * self._batch):
+            pool = order[start : min(start + _POOL * self._batch, full)]
             pool = pool[np.argsort(self._lengths[pool], kind="stable")]
             batches.extend(pool.reshape(-1, self._batch))
         for number in rng.permutation(len(batches)):
             yield from batches[number].tolist()
-        yield from order[whole:].tolist()
+        yield from order[full:].tolist()
 
 
 class _Bar(ProgressCallback):  # type: ignore[misc] # transformers is not typed
-    """One bar for the whole training, with the last validation's figures beside it."""
+    """One bar for the whole training, which shows the last validation's figures."""
 
     def on_prediction_step(self, *_: Any, **__: Any) -> None:
-        """No bar of its own for a validation of seconds."""
+        """Show no bar for a validation, which takes seconds."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
         if self.training_bar is not None and logs and "eval_loss" in logs:
@@ -272,20 +272,20 @@ class _Bar(ProgressCallback):  # type: ignore[misc] # transformers is not typed
 
 
 class _Collator:
-    """Rows to padded tensors."""
+    """Rows to pad tensors."""
 
     def __init__(self, pad_id: int) -> None:
         self._pad_id = pad_id
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        ids, mask = padded([row["input_ids"] for row in rows], self._pad_id)
+        ids, mask = pad([row["input_ids"] for row in rows], self._pad_id)
         batch = {"input_ids": ids, "attention_mask": mask}
         batch |= {name: np.stack([row[name] for row in rows]) for name in ("labels", "outcomes")}
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 class _Logits(torch.nn.Module):
-    """The model as the exporter wants it: tensors in, one tensor out."""
+    """The model with one tensor as its output, as the exporter needs it."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -297,7 +297,7 @@ class _Logits(torch.nn.Module):
 
 
 def _step(state: Path) -> int:
-    """The step that a directory `checkpoint-STEP` is from."""
+    """The step of a directory `checkpoint-STEP`."""
     return int(state.name.rpartition("-")[2])
 
 
@@ -321,7 +321,7 @@ def _model(source: str, config: RouterConfig) -> Any:
             source,
             trust_remote_code=False,
             num_labels=len(config.experts),
-            # What `pipeline("text-classification")` makes of the logits: shares for "soft", one sigmoid each for "bce".
+            # Makes `pipeline("text-classification")` apply a softmax for "soft" and a sigmoid to each logit for "bce".
             problem_type="single_label_classification" if config.objective == "soft" else "multi_label_classification",
             id2label=dict(enumerate(config.names)),
             label2id={name: position for position, name in enumerate(config.names)},
@@ -334,7 +334,7 @@ def _model(source: str, config: RouterConfig) -> Any:
 
 
 def _freeze(model: Any, count: int) -> None:
-    """Take the embeddings and the `count` lowest layers out of training."""
+    """Exclude the embeddings and the `count` lowest layers from training, unless `count` is 0."""
     if not count:
         return
     layers = _layers(model)
@@ -345,13 +345,13 @@ def _freeze(model: Any, count: int) -> None:
 
 
 def _layers(model: Any) -> Sequence[torch.nn.Module]:
-    """The encoder's layers, the lowest first; none where the model keeps them in a form of its own."""
+    """The encoder's layers, the lowest first; empty if the model does not keep them in a ModuleList."""
     stacks = (module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList))
     return next((tuple(stack) for stack in stacks if len(stack) == model.config.num_hidden_layers), ())
 
 
 def _rates(model: Any, arguments: TrainingArguments) -> Iterator[tuple[str, torch.nn.Parameter, float]]:
-    """Name, parameter and learning rate of all that is trained: each layer learns slower than the one above it."""
+    """Name, parameter and learning rate of all that is trained; the rate falls from layer to layer downwards."""
     rate, layers = arguments.learning_rate or LEARNING_RATE, _layers(model)
     rates: dict[torch.nn.Parameter, float] = {}
     if layers:
@@ -381,10 +381,10 @@ def _features(model: Any, rows: Sequence[Mapping[str, Any]], collate: _Collator)
 def _start_head(
     model: Any, rows: Sequence[Mapping[str, Any]], collate: _Collator, arguments: TrainingArguments
 ) -> None:
-    """Let the head begin as ridge regression on the encoder's features before training.
+    """Initialise the head by ridge regression on the encoder's features.
 
-    A head drawn at random spends the first epoch on what least squares find at once. Their estimates of the targets
-    become logits by the first-order expansion at the even guess: 4 (p - 1/2) of a sigmoid, k (p - 1/k) of a softmax.
+    A random head spends the first epoch on what least squares find at once. The estimates p of the targets become
+    logits by a first-order expansion: 4 (p - 1/2) for a sigmoid, k (p - 1/k) for a softmax over k experts.
     """
     features = _features(model.eval(), rows, collate).astype(np.float64)
     targets = np.stack([row["labels"] for row in rows]).astype(np.float64)
@@ -400,9 +400,9 @@ def _start_head(
 
 
 def _head_name(model: Any) -> str:
-    """Name of the last linear layer, the one that gives a logit per expert."""
+    """Name of the last linear layer, whose outputs are the experts' logits."""
     count = model.config.num_labels
     layers = [name for name, module in model.named_modules() if getattr(module, "out_features", None) == count]
     if not layers:
-        raise CheckpointError(f"{type(model).__name__} has no linear layer of {count} outputs: it can't be a router")
+        raise CheckpointError(f"{type(model).__name__} has no linear layer with {count} outputs: it can't be a router")
     return str(layers[-1])

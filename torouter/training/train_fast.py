@@ -1,4 +1,4 @@
-"""Trains a FastRouter: static vectors and a small head learn from a teacher's scores and from the outcomes."""
+"""Trains a FastRouter: static vectors and a small head, on a teacher's scores and on the outcomes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from torouter.errors import CheckpointError, ConfigurationError
 from torouter.routers.config import RouterConfig
-from torouter.routers.encoders.pretrained import encoder_name, encoder_path, in_blocks, write_tokenizer
+from torouter.routers.encoders.pretrained import encoder_name, encoder_path, score_in_blocks, write_tokenizer
 from torouter.routers.encoders.static_encoder import StaticEncoder, rows_of
 from torouter.routers.encoders.tokenizer import QueryTokenizer
 from torouter.routers.fast import FastRouter
@@ -22,16 +22,16 @@ from torouter.routers.router import AutoRouter, Router
 from torouter.training.arguments import TrainingArguments
 from torouter.training.data import TrainingData
 from torouter.training.distillation import token_vectors
-from torouter.training.loop import best_of, layers, objective_loss, perceptron
+from torouter.training.loop import layers, objective_loss, perceptron, train_epochs
 
 PAIRS = 2**14
-"""Vectors that the pairs of neighbouring tokens share; they start at 0."""
+"""Number of vectors that pairs of neighbouring tokens share; they start at 0."""
 EPOCHS, BATCH_SIZE = 15, 128
 LEARNING_RATE, HEAD_LEARNING_RATE = 1e-2, 2e-3
-"""Of the vectors, at first scaled so that texts' means of tokens have a mean square of 1, and of the layers behind."""
+"""Of the vectors, which are scaled at first so that the texts' features have a mean square of 1, and of the layers."""
 ROW_DROPOUT, NOISE, DROPOUT = 0.2, 0.2, 0.3
-"""Share of a text's tokens and pairs left out, standard deviation added to its features, share of hidden units left
-out."""
+"""Share of a text's tokens and pairs that are dropped, standard deviation of the noise on its features, share of hidden
+units that are dropped."""
 
 
 def write(
@@ -41,11 +41,11 @@ def write(
     training: TrainingData,
     validation: TrainingData,
 ) -> RouterConfig:
-    """Train, write the router's files, and return the config with what training found out."""
+    """Train, write the router's files, and return the config with the record of training."""
     source = encoder_path(arguments.encoder)
     if arguments.teacher is not None:
-        teacher = teacher_for(arguments, config.names)
-        training = taught(training, teacher, arguments.teacher_share, progress=arguments.progress)
+        teacher = load_teacher(arguments, config.names)
+        training = add_teacher(training, teacher, arguments.teacher_share, progress=arguments.progress)
         record = {"teacher": encoder_name(arguments.teacher), "teacher_share": arguments.teacher_share}
         config = replace(config, training={**config.training, **record})
     write_tokenizer(source, directory)
@@ -61,11 +61,11 @@ def write(
     return config
 
 
-def teacher_for(arguments: TrainingArguments, experts: tuple[str, ...]) -> Router:
-    """The given teacher, which then scores these experts and no other.
+def load_teacher(arguments: TrainingArguments, experts: tuple[str, ...]) -> Router:
+    """The teacher of the arguments, reduced to these experts.
 
     Raises:
-        ConfigurationError: It can't be loaded, lacks an expert, or its scores are not what the objective learns.
+        ConfigurationError: It can't be loaded, lacks an expert, or its scores do not suit the objective.
     """
     assert arguments.teacher is not None
     try:
@@ -74,11 +74,11 @@ def teacher_for(arguments: TrainingArguments, experts: tuple[str, ...]) -> Route
         raise ConfigurationError(f"teacher={arguments.teacher!r} can't be used: {error}") from error
     missing = [name for name in experts if name not in teacher.experts]
     if missing:
-        msg = f"teacher={arguments.teacher!r} does not know {', '.join(missing)}: give a router of these experts"
+        msg = f"teacher={arguments.teacher!r} does not know {', '.join(missing)}: give one that does"
         raise ConfigurationError(msg)
     if teacher.config.scores_are_qualities != (arguments.objective == "bce"):
-        told = "qualities, which objective='bce'" if arguments.objective == "soft" else "shares, which objective='soft'"
-        msg = f"teacher={arguments.teacher!r} tells {told} learns: change the objective or the teacher"
+        kind = "qualities, which objective='bce'" if arguments.objective == "soft" else "shares, which objective='soft'"
+        msg = f"teacher={arguments.teacher!r} gives {kind} learns: change the objective or the teacher"
         raise ConfigurationError(msg)
     for name in teacher.experts:
         if name not in experts:
@@ -86,16 +86,16 @@ def teacher_for(arguments: TrainingArguments, experts: tuple[str, ...]) -> Route
     return teacher
 
 
-def taught(training: TrainingData, teacher: Router, share: float, *, progress: bool) -> TrainingData:
-    """The data with targets of which `share` is the teacher's scores."""
-    scores = in_blocks(teacher.scores, training.queries, doing="ask the teacher", progress=progress)
+def add_teacher(training: TrainingData, teacher: Router, share: float, *, progress: bool) -> TrainingData:
+    """The data with the teacher's scores mixed into the targets, with the weight `share`."""
+    scores = score_in_blocks(teacher.scores, training.queries, doing="score by the teacher", progress=progress)
     columns = [teacher.experts.index(name) for name in training.outcomes.experts]
     return TrainingData(training.outcomes, share * scores[:, columns] + (1 - share) * training.targets)
 
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """The trained model: `vectors` (vocabulary + pairs, d), and the layers on their means."""
+    """The trained model: `vectors` of shape (vocabulary + pairs, d), and the head that reads their means."""
 
     vectors: NDArray[np.float32]
     head: Perceptron
@@ -108,11 +108,11 @@ def fit(
     training: TrainingData,
     validation: TrainingData,
 ) -> tuple[Student, int]:
-    """The student and the epoch it is from: the one of least loss on the validation part.
+    """Train, and return the student of the epoch of least loss on the validation part, and that epoch.
 
     Args:
         arguments: How to train.
-        vectors: What the tokens start with, shape (vocabulary, d); one that no query has keeps it.
+        vectors: The tokens' initial vectors, shape (vocabulary, d); tokens that occur in no query keep theirs.
         tokenizer: Gives the token ids.
         training: The training part.
         validation: The validation part.
@@ -136,7 +136,7 @@ def fit(
         torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=most, total_steps=steps, cycle_momentum=False)
         for optimizer, most in zip(optimizers, (rate, head_rate), strict=True)
     ]
-    return best_of(
+    return train_epochs(
         arguments,
         model,
         list(zip(optimizers, schedules, strict=True)),
@@ -150,7 +150,7 @@ def fit(
 
 
 class _Model(torch.nn.Module):
-    """Mean of static vectors, a hidden layer, an output for each expert."""
+    """A perceptron on the mean of static vectors."""
 
     def __init__(self, vectors: torch.Tensor, hidden: int, experts: int) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class _Model(torch.nn.Module):
         self.layers = layers(vectors.shape[1], hidden, experts, dropout=DROPOUT)
 
     def forward(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Logits (n, experts) of n queries' rows of the table."""
+        """Logits of n queries, shape (n, experts), from the rows of the vectors that each query uses."""
         lengths = torch.tensor([len(row) for row in rows])
         taken, query = torch.cat(list(rows)), torch.repeat_interleave(torch.arange(len(rows)), lengths)
         kept = torch.ones(len(taken))
@@ -179,11 +179,11 @@ class _Model(torch.nn.Module):
         return logits
 
     def student(self) -> Student:
-        """The weights as they are now."""
+        """A copy of the current weights."""
         return Student(self.vectors.detach().numpy().copy(), perceptron(self.layers))
 
 
 def _spread(vectors: NDArray[np.float32], ids: Sequence[Sequence[int]]) -> float:
-    """Root mean square of the queries' means of token vectors."""
+    """Root mean square of the queries' features, the means of their token vectors."""
     means = [vectors[list(row)].mean(axis=0) for row in ids if row]
     return max(float(np.sqrt(np.mean(np.square(means)))), 1e-12)

@@ -1,4 +1,4 @@
-"""Fits the routers that leave the encoder as it is: MLPRouter and KNNRouter on its sentence embeddings."""
+"""Trains MLPRouter and KNNRouter on the sentence embeddings of an encoder that stays as it is."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from torouter.routers.config import RouterConfig
 from torouter.routers.encoders.onnx_encoder import Encoder, OnnxEncoder
-from torouter.routers.encoders.pretrained import in_blocks, write_embedding
+from torouter.routers.encoders.pretrained import score_in_blocks, write_embedding
 from torouter.routers.knn import KNNRouter
 from torouter.routers.mlp import MLPRouter
 from torouter.routers.perceptron import Perceptron
 from torouter.training.arguments import TrainingArguments
 from torouter.training.data import TrainingData
-from torouter.training.loop import best_of, layers, objective_loss, perceptron
+from torouter.training.loop import layers, objective_loss, perceptron, train_epochs
 
 EPOCHS, LEARNING_RATE, BATCH_SIZE = 30, 2e-3, 128
 NOISE, DROPOUT = 0.5, 0.3
-"""Standard deviation added to inputs of mean square 1, and share of hidden units left out: the tables are small."""
+"""Standard deviation of the noise on inputs of mean square 1, and share of hidden units that are dropped."""
 
 
 def write(
@@ -31,7 +31,7 @@ def write(
     training: TrainingData,
     validation: TrainingData,
 ) -> RouterConfig:
-    """Write encoder and head, and return the config with what fitting found out."""
+    """Write encoder and head, and return the config with the record of training."""
     write_embedding(arguments.encoder, directory, max_length=arguments.max_length)
     encoder = OnnxEncoder.load(directory, "fp32", arguments.max_length)
     router = fit(config, encoder, arguments, training, validation, source=directory)
@@ -61,7 +61,7 @@ def fit(
 
 
 def _features(encoder: Encoder, data: TrainingData, arguments: TrainingArguments) -> NDArray[np.float32]:
-    return in_blocks(encoder.features, data.queries, doing="encode", progress=arguments.progress)
+    return score_in_blocks(encoder.features, data.queries, doing="encode", progress=arguments.progress)
 
 
 def fit_mlp(
@@ -71,7 +71,7 @@ def fit_mlp(
     validation_features: NDArray[np.float32],
     validation: TrainingData,
 ) -> tuple[Perceptron, int]:
-    """The layers and the epoch they are from: the one of least loss on the validation part."""
+    """Train, and return the perceptron of the epoch of least loss on the validation part, and that epoch."""
     torch.manual_seed(arguments.seed)
     scale = float(np.sqrt(features.shape[1]))  # brings unit vectors to a mean square of 1
     model = layers(features.shape[1], arguments.hidden, len(training.outcomes.experts), dropout=DROPOUT)
@@ -90,7 +90,7 @@ def fit_mlp(
         noisy = x[rows] + NOISE * torch.randn(len(rows), x.shape[1])
         return objective_loss(arguments.objective, model(noisy), y[rows])
 
-    return best_of(
+    return train_epochs(
         arguments,
         model,
         [(optimizer, schedule)],

@@ -14,7 +14,7 @@ from torouter.outcomes.table import OutcomeTable
 from torouter.routers import checkpoint
 from torouter.routers.config import Precision, RouterConfig, Serving
 from torouter.routers.encoded import EncodedRouter
-from torouter.routers.encoders.pretrained import encoder_name, in_blocks, require_torch
+from torouter.routers.encoders.pretrained import encoder_name, require_torch, score_in_blocks
 from torouter.routers.judging import routed_quality
 from torouter.routers.model_card import write_description
 from torouter.routers.outcome_matrix import OutcomeMatrix
@@ -25,7 +25,7 @@ from torouter.training.data import TrainingData, training_data
 logger = logging.getLogger(__name__)
 
 SAME_CHOICE, QUALITY_LOSS = 0.98, 0.002
-"""What int8 must keep of fp32 on the validation part to be served: share of equal choices, and quality in 0..1."""
+"""Conditions for serving int8: least share of fp32's choices, and largest loss of quality (0..1), in validation."""
 
 
 def train(
@@ -37,18 +37,19 @@ def train(
 ) -> EncodedRouter:
     """Train a router and write its checkpoint.
 
-    Under `torchrun` or `accelerate launch` each process calls this; the first one writes, all get the router.
+    Under `torchrun` or `accelerate launch` every process calls this; the first one writes, all return the router.
 
     Args:
-        table: The outcomes; a validation part is cut from them.
+        table: The outcomes; a part of them becomes the validation part.
         out: Directory of the checkpoint: new, empty, or an older checkpoint, which is replaced at the end.
         arguments: How to train.
-        experts: A pool whose prices, windows and model ids the checkpoint shall remember.
+        experts: A pool whose prices, context windows and model ids the checkpoint records.
 
     Raises:
         OutcomeTableError: A part would be empty, or the table has an expert that the pool lacks.
         ConfigurationError: The encoder can't be used.
-        CheckpointError: `out` holds something else.
+        CheckpointError: `out` holds something other than a checkpoint.
+        MissingExtraError: The `train` extra is not installed.
     """
     require_torch()
     from torouter.training import train_bert, train_fast, train_heads
@@ -56,7 +57,7 @@ def train(
     directory = Path(out)
     checkpoint.check_replaceable(directory)
     training, validation = training_data(table, arguments)
-    config = described(table, arguments, training, validation, experts)
+    config = initial_config(table, arguments, training, validation, experts)
     if arguments.router == "bert":
         run = train_bert.Run(config, arguments, training, validation, work=work_directory(directory))
         run.train()
@@ -73,14 +74,14 @@ def train(
     return router
 
 
-def described(
+def initial_config(
     table: OutcomeTable,
     arguments: TrainingArguments,
     training: TrainingData,
     validation: TrainingData,
     experts: ExpertPool | None = None,
 ) -> RouterConfig:
-    """What a checkpoint says about itself before its training.
+    """The config of a checkpoint before its training.
 
     Raises:
         OutcomeTableError: The table has an expert that the pool lacks.
@@ -104,30 +105,30 @@ def described(
 
 
 def work_directory(out: Path) -> Path:
-    """Where a run keeps the state from which it can be resumed."""
+    """The directory in which a run keeps the state from which it can be resumed."""
     return out.parent / f".{out.name}.work"
 
 
 def _finish(directory: Path, config: RouterConfig, validation: OutcomeMatrix, arguments: TrainingArguments) -> None:
-    """Pick the served precision and write what describes the checkpoint."""
+    """Choose the precision to serve, and write the files that describe the checkpoint."""
     kind = router_class(config.kind)
     assert issubclass(kind, EncodedRouter)
     scores = []
     for precision in kind.precisions:
         router = kind.read_files(directory, config, Serving(precision=precision))
-        doing = f"judge {precision}"
-        scores.append(in_blocks(router.scores, validation.queries, doing=doing, progress=arguments.progress))
+        doing = f"validate {precision}"
+        scores.append(score_in_blocks(router.scores, validation.queries, doing=doing, progress=arguments.progress))
     served, record = _int8_gate(scores[0], scores[1], validation) if len(scores) > 1 else (kind.precisions[0], {})
-    judged = {
+    quality = {
         "validation_quality": round(routed_quality(scores[0], validation.scores), 5),
         "validation_best_single": round(float(validation.scores.mean(axis=0).max()), 5),
     }
-    config = replace(config, precision=served, training={**config.training, **judged, **record})
+    config = replace(config, precision=served, training={**config.training, **quality, **record})
     write_description(directory, config)
 
 
 def _int8_gate(full: np.ndarray, small: np.ndarray, validation: OutcomeMatrix) -> tuple[Precision, dict[str, float]]:
-    """The precision to serve, and what is recorded of it, from the scores of fp32 and int8."""
+    """The precision to serve and the record of the choice, from the scores of fp32 and int8."""
     same = float((full.argmax(axis=1) == small.argmax(axis=1)).mean())
     loss = routed_quality(full, validation.scores) - routed_quality(small, validation.scores)
     safe = same >= SAME_CHOICE and loss <= QUALITY_LOSS

@@ -1,7 +1,4 @@
-"""Texts to feature vectors: a tokenizer before an ONNX graph, on one thread, without torch.
-
-Every trained router is such an encoder with a head of its own behind it.
-"""
+"""OnnxEncoder: texts to feature vectors by a tokenizer and an ONNX graph, on one thread and without torch."""
 
 from __future__ import annotations
 
@@ -19,14 +16,14 @@ from torouter.routers.encoders.tokenizer import QueryTokenizer
 
 GRAPHS: dict[Precision, str] = {"fp32": checkpoint.MODEL, "int8": checkpoint.MODEL_INT8}
 FEATURES = "features"
-"""Name of the graph's output: for each query the vector that the head reads."""
+"""Name of the graph's output: for each query, the vector that the head reads."""
 
 _SLOW_ON_CPUS = ("SkipLayerNormFusion",)
-"""The fused sum and norm takes 60 microseconds for 30 tokens where the two take 20: a sixth of an int8 decision."""
+"""The fused sum and norm takes 60 microseconds for 30 tokens, the two alone take 20: a sixth of an int8 decision."""
 
 
 class Encoder(Protocol):
-    """What a head needs of the model before it."""
+    """Turns texts into the feature vectors that a head reads."""
 
     width: int
     """d, the length of a vector."""
@@ -43,7 +40,7 @@ class Encoder(Protocol):
 class OnnxEncoder:
     """An encoder served by ONNX Runtime.
 
-    One thread: on a shared machine a pool that spins costs far more than a second thread gains.
+    It uses one thread: on a shared machine a spinning thread pool costs far more than a second thread gains.
 
     Raises:
         CheckpointError: The graph can't be loaded.
@@ -61,7 +58,7 @@ class OnnxEncoder:
             self._session: Any = ort.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_ON_CPUS
             )
-        except Exception as error:  # ORT's exceptions have no common base below it
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class but this
             raise CheckpointError(f"{graph} can't be loaded by ONNX Runtime: {error}") from error
         outputs = {output.name: output.shape for output in self._session.get_outputs()}
         if FEATURES not in outputs:
@@ -71,15 +68,15 @@ class OnnxEncoder:
     @classmethod
     def load(cls, directory: Path, precision: Precision, max_length: int) -> OnnxEncoder:
         """The encoder of a checkpoint."""
-        graph = checkpoint.checked(directory, GRAPHS[precision])
+        graph = checkpoint.checked_path(directory, GRAPHS[precision])
         return cls(graph, QueryTokenizer.load(directory, max_length))
 
     def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        found = np.empty((len(texts), self.width), dtype=np.float32)
+        features = np.empty((len(texts), self.width), dtype=np.float32)
         for positions, ids, mask in self._tokenizer.batches(texts):
             feed = {"input_ids": ids, "attention_mask": mask}
-            found[positions] = self._session.run([FEATURES], feed)[0]
-        return found
+            features[positions] = self._session.run([FEATURES], feed)[0]
+        return features
 
     def content(self) -> Iterator[bytes]:
         yield self._tokenizer.content.encode()

@@ -1,4 +1,4 @@
-"""ONNX graphs of encoders: exported from torch, quantised, and given another head. Needs the `train` extra."""
+"""Exports encoders from torch to ONNX graphs, quantises the graphs and replaces their head; needs the `train` extra."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 LOGITS = "logits"
 ATTENTION = "eager"
-"""What is exported: torch's own attention becomes a graph of twice as many nodes, to guard against NaN."""
+"""The attention that is exported: torch's own becomes a graph of twice as many nodes, as it guards against NaN."""
 _INPUTS = ("input_ids", "attention_mask")
 
 
 def export(model: torch.nn.Module, path: Path, *, output: str) -> None:
     """Write the graph of a module that maps (input_ids, attention_mask), both int64 (n, length), to one tensor.
 
-    A graph whose output is `logits` gives the last layer's input too, as `features`.
+    A graph whose output is `logits` also outputs the last layer's input, as `features`.
     """
     import onnx
     import torch
@@ -38,7 +38,7 @@ def export(model: torch.nn.Module, path: Path, *, output: str) -> None:
     dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
-    exporter.setLevel(logging.ERROR)  # it warns of torchvision's absence
+    exporter.setLevel(logging.ERROR)  # it warns that torchvision is not installed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -55,6 +55,7 @@ def export(model: torch.nn.Module, path: Path, *, output: str) -> None:
         exporter.setLevel(level)
     assert program is not None
     graph = program.model_proto
+    _forget_sources(graph)
     narrow(graph)
     if output == LOGITS:
         _put_head(graph, _take_head(graph))
@@ -63,9 +64,9 @@ def export(model: torch.nn.Module, path: Path, *, output: str) -> None:
 
 
 def quantise(graph: Path, path: Path) -> None:
-    """Write the graph with int8 weights, one scale per channel; activations are quantised as they come.
+    """Write the graph with int8 weights, one scale per channel; activations are quantised at run time.
 
-    Seven bits of a weight are used: with eight, the sums of CPUs without VNNI overflow. The last layer stays fp32.
+    Weights use seven bits: with eight, sums overflow on CPUs without VNNI. The last layer stays fp32.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -74,7 +75,7 @@ def quantise(graph: Path, path: Path) -> None:
     head = _take_head(model) if _head_node(model) is not None else None
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # quantize_dynamic advises a pre-processing step that changes nothing here
+    root.setLevel(logging.ERROR)  # quantize_dynamic recommends a pre-processing step that changes nothing here
     try:
         quantize_dynamic(model, path, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
     finally:
@@ -87,10 +88,10 @@ def quantise(graph: Path, path: Path) -> None:
 
 
 def replace_head(path: Path, head: Head) -> None:
-    """Rewrite a graph whose last layer is to be `head`.
+    """Replace the last layer of the graph in `path` by `head`.
 
     Raises:
-        MissingExtraError: The onnx package is not there.
+        MissingExtraError: The onnx package is not installed.
         CheckpointError: The graph does not end with a linear layer.
     """
     try:
@@ -104,22 +105,34 @@ def replace_head(path: Path, head: Head) -> None:
     onnx.save(model, path)
 
 
+def _forget_sources(model: Any) -> None:
+    """Drop the exporter's stack traces, which hold paths of this machine and change with every line of our source."""
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+    del model.metadata_props[:]
+
+
 def _head_node(model: Any) -> Any:
     return next((node for node in model.graph.node if LOGITS in node.output), None)
 
 
 def _take_head(model: Any) -> Head:
-    """Cut the last layer off, so that the graph ends with its input under the name `features`."""
+    """Remove and return the last layer; the graph then ends with that layer's input, named `features`."""
     from onnx import TensorProto, helper, numpy_helper
 
     node = _head_node(model)
     transposed = node is not None and any(a.name == "transB" and a.i == 1 for a in node.attribute)
     if node is None or node.op_type != "Gemm" or not transposed:
-        found = "nothing" if node is None else node.op_type
-        raise CheckpointError(f"the graph's logits come from {found}, not from a linear layer")
+        operator = "nothing" if node is None else node.op_type
+        raise CheckpointError(f"the graph's logits come from {operator}, not from a linear layer")
     layer = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     weight = layer[node.input[1]]
-    # The exporter folds a bias of zeros away.
+    # The exporter drops a bias of zeros.
     bias = layer[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), dtype=np.float32)
     old = node.input[0]
     _keep(model.graph.initializer, lambda tensor: tensor.name not in node.input[1:])

@@ -1,7 +1,7 @@
-"""Cuts work out of a graph that its output does not depend on.
+"""Removes computation from an ONNX graph that its output does not depend on.
 
-A classifier reads the first token's state alone, and behind the last attention each position is computed by itself: of
-these layers only the first position is needed. For a BERT of six layers that is a tenth of the whole.
+A classifier reads only the first token's state, and after the last attention each position is computed by itself, so
+these layers need the first position only. For a BERT of six layers this saves a tenth of the computation.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 _BY_POSITION = frozenset(("Add", "Cast", "Div", "Erf", "Gelu", "LayerNormalization", "Mul", "Relu", "Sub", "Tanh"))
-"""Operators whose output at a position depends on their inputs at that position, if these have the same rank."""
+"""Operators whose output at a position depends only on their inputs at that position, if the ranks are equal."""
 
 
 def narrow(model: Any) -> None:
-    """Compute only the first position where a selection of it (a Gather of index 0 on axis 1) alone reads the rest.
+    """Compute only the first position of tensors that are read by nothing but a selection of it (Gather 0 on axis 1).
 
-    Changes an `onnx.ModelProto` in place; a graph without such a place stays as it is.
+    Changes an `onnx.ModelProto` in place; a graph without such tensors stays as it is.
     """
     from onnx import helper, numpy_helper, shape_inference
 
@@ -37,13 +37,13 @@ def narrow(model: Any) -> None:
         graph.initializer.append(numpy_helper.from_array(np.array([value], dtype=np.int64), name))
     for name in sorted(edge):
         for node in narrowed:
-            for place, given in enumerate(node.input):
-                if given == name:
+            for place, input_name in enumerate(node.input):
+                if input_name == name:
                     node.input[place] = f"{name}.first"
         cut = helper.make_node("Slice", [name, "first.start", "first.end", "first.axis"], [f"{name}.first"])
         reader = next(place for place, node in enumerate(graph.node) if f"{name}.first" in node.input)
         graph.node.insert(reader, cut)
-    kept = [value for value in graph.value_info if value.name not in made]  # the others' lengths are no longer true
+    kept = [value for value in graph.value_info if value.name not in made]  # the others' recorded shapes are wrong now
     del graph.value_info[:]
     graph.value_info.extend(kept)
 
@@ -58,18 +58,18 @@ def _selects_first(node: Any, constants: dict[str, Any]) -> bool:
 
 
 def _narrowed(nodes: Any, selection: Any, constants: dict[str, Any], ranks: dict[str, int]) -> list[Any]:
-    """The nodes of which nothing but the first position is read, directly or by each other."""
+    """The nodes of whose output only the first position is read, by the selection or by another such node."""
     readers = defaultdict(list)
     for node in nodes:
         for name in node.input:
             readers[name].append(node)
-    found: list[Any] = []
+    narrowed: list[Any] = []
     for node in reversed(nodes):
         read_by = [reader for name in node.output for reader in readers[name]]
-        alone = bool(read_by) and all(reader is selection or any(reader is n for n in found) for reader in read_by)
+        alone = bool(read_by) and all(reader is selection or any(reader is n for n in narrowed) for reader in read_by)
         if alone and _is_by_position(node, constants, ranks):
-            found.append(node)
-    return found
+            narrowed.append(node)
+    return narrowed
 
 
 def _is_by_position(node: Any, constants: dict[str, Any], ranks: dict[str, int]) -> bool:

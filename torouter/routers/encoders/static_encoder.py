@@ -1,7 +1,7 @@
-"""StaticEncoder: a vector for each token and for each pair of neighbours, a text's features their mean.
+"""StaticEncoder: a text's features are the mean of static vectors of its tokens and of its pairs of neighbours.
 
-Pairs share a number of vectors by a hash, as fastText's word bigrams do (Joulin et al., EACL 2017, arXiv 1607.01759):
-they tell of word order what a mean of tokens can't. All of it is numpy's work, without a network.
+Pairs share a number of vectors by a hash, as fastText's word bigrams do (Joulin et al., EACL 2017, arXiv 1607.01759).
+They carry the word order, which a mean of tokens loses. It needs nothing but numpy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _VECTORS, _SCALES = "static_vectors", "static_scales"
 
 
 def rows_of(ids: Sequence[int], tokens: int, pairs: int) -> NDArray[np.int64]:
-    """The rows of the table that a text takes: its tokens' and, behind all `tokens`, those of its pairs, if any."""
+    """The table's rows for a text: one for each token, and one for each pair, which come after all `tokens` rows."""
     rows = np.asarray(ids, dtype=np.int64)
     if not pairs or len(rows) < 2:
         return rows
@@ -29,7 +29,7 @@ def rows_of(ids: Sequence[int], tokens: int, pairs: int) -> NDArray[np.int64]:
 
 
 class StaticEncoder:
-    """Vectors of int8 with a scale for each: `scales[row] * vectors[row]` is what a row adds.
+    """Vectors of int8, each with a scale: row r contributes `scales[r] * vectors[r]`.
 
     Args:
         tokenizer: Gives the token ids.
@@ -38,7 +38,7 @@ class StaticEncoder:
         pairs: Number of vectors that pairs of tokens share.
 
     Raises:
-        CheckpointError: The arrays fit neither each other nor the tokenizer.
+        CheckpointError: The arrays do not fit each other or the tokenizer.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class StaticEncoder:
 
     @classmethod
     def of(cls, tokenizer: QueryTokenizer, vectors: NDArray[np.float32], *, pairs: int) -> Self:
-        """An encoder of these vectors, shape (vocabulary + pairs, d), rounded to int8."""
+        """An encoder with these vectors, shape (vocabulary + pairs, d), rounded to int8."""
         scales = np.maximum(np.abs(vectors).max(axis=1), np.float32(1e-12)) / np.float32(127)
         return cls(tokenizer, np.rint(vectors / scales[:, None]).astype(np.int8), scales, pairs=pairs)
 
@@ -67,11 +67,11 @@ class StaticEncoder:
         Raises:
             CheckpointError: A file is missing or damaged.
         """
-        found = tensors.load(directory, _VECTORS, _SCALES)
-        return cls(QueryTokenizer.load(directory, max_length), found[_VECTORS], found[_SCALES], pairs=pairs)
+        stored = tensors.load(directory, _VECTORS, _SCALES)
+        return cls(QueryTokenizer.load(directory, max_length), stored[_VECTORS], stored[_SCALES], pairs=pairs)
 
     def arrays(self) -> dict[str, NDArray[np.int8] | NDArray[np.float32]]:
-        """What a checkpoint keeps beside the tokenizer, by name."""
+        """The arrays that a checkpoint stores beside the tokenizer, by name."""
         return {_VECTORS: self._vectors, _SCALES: self._scales}
 
     @property
@@ -80,12 +80,12 @@ class StaticEncoder:
         return self._tokenizer.content
 
     def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        found = np.zeros((len(texts), self.width), dtype=np.float32)
-        for mean, ids in zip(found, self._tokenizer.ids(texts), strict=True):
-            if ids:  # a tokenizer without special tokens has none for an empty text
+        features = np.zeros((len(texts), self.width), dtype=np.float32)
+        for mean, ids in zip(features, self._tokenizer.ids(texts), strict=True):
+            if ids:  # without special tokens an empty text has no ids
                 rows = rows_of(ids, self._tokens, self._pairs)
                 np.matmul(self._scales[rows] / len(rows), self._vectors[rows].astype(np.float32), out=mean)
-        return found
+        return features
 
     def content(self) -> Iterator[bytes]:
         yield self._tokenizer.content.encode()

@@ -1,4 +1,4 @@
-"""Texts to token ids: cut to what a router reads, and padded into batches of similar length."""
+"""QueryTokenizer: texts to token ids, cut to the length that a router reads and padded into batches."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from torouter.errors import CheckpointError
 from torouter.routers import checkpoint
 
-_BATCH_TOKENS = 4096  # of one pass, padding included: more is no faster on a CPU and takes memory
+_BATCH_TOKENS = 4096  # of one pass, padding included: more is no faster on a CPU and needs more memory
 _BATCH_QUERIES = 32
 _CHARACTERS_PER_TOKEN = 24
 
 
 class QueryTokenizer:
-    """Token ids of queries, cut to `max_length`: of a longer one the first and the last half are kept.
+    """Token ids of queries, at most `max_length`: a longer query keeps its beginning and its end, half of it each.
 
-    Prompts tell their task at either end (an instruction before a long context, a question after it), so the middle
-    is what a decision can best do without.
+    Prompts state their task at one of the ends (an instruction before a long context, a question after it), so the
+    middle matters least.
     """
 
     def __init__(self, tokenizer_json: str, max_length: int) -> None:
@@ -39,7 +39,7 @@ class QueryTokenizer:
 
     @property
     def vocabulary(self) -> int:
-        """Number of ids that a token can have, counted from 0."""
+        """Number of token ids: all are below it."""
         return 1 + max(self._tokenizer.get_vocab().values(), default=-1)
 
     @classmethod
@@ -50,8 +50,8 @@ class QueryTokenizer:
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids with special tokens, one list per text, none longer than `max_length`."""
         # The middle of a huge text is dropped before tokenizing, so that the cost of a decision is bounded.
-        most = self.max_length * _CHARACTERS_PER_TOKEN
-        short = [t if len(t) <= most else f"{t[: most // 2]} {t[-(most // 2) :]}" for t in texts]
+        limit = self.max_length * _CHARACTERS_PER_TOKEN
+        short = [t if len(t) <= limit else f"{t[: limit // 2]} {t[-(limit // 2) :]}" for t in texts]
         if len(short) == 1:  # encode_batch would wake the tokenizer's thread pool
             return [self._cut(self._tokenizer.encode(short[0]).ids)]
         return [self._cut(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(short)]
@@ -70,10 +70,10 @@ class QueryTokenizer:
             longest = len(ids[order[-1]])
             count = max(1, min(_BATCH_QUERIES, _BATCH_TOKENS // longest))
             positions, order = order[-count:], order[:-count]
-            yield positions, *padded([ids[position] for position in positions], self.pad_id)
+            yield positions, *pad([ids[position] for position in positions], self.pad_id)
 
 
-def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids and attention mask of shape (n, longest)."""
     shape = (len(rows), max(map(len, rows)))
     ids, mask = np.full(shape, pad_id, dtype=np.int64), np.zeros(shape, dtype=np.int64)

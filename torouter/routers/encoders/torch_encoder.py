@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TorchEncoder:
-    """The same features from torch: slower than ONNX Runtime, and the reference that the graphs are checked against."""
+    """The features from torch: slower than ONNX Runtime, and the reference that the graphs are checked against."""
 
     def __init__(self, directory: Path, head: str, tokenizer: QueryTokenizer) -> None:
         try:
