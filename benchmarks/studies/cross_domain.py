@@ -155,7 +155,7 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
     for name in options.table:
         table = source.table(name)
         encoder = source.embeddings(table)
-        facts.append(about(name, table, stripped=source.strip_options))
+        facts.append(about(name, table))
         replicas = [replica(table, seed, encoder, options.router) for seed in options.seeds]
         series = []
         for kind in options.router:

@@ -177,7 +177,7 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
         replicas = [deployments(table, small, encoder, seed) for seed in options.seeds]
         pair = replicas[0][f"{KINDS[0]}, {CLOUDS[0]}"].names
         facts += [
-            about(name, table, stripped=source.strip_options),
+            about(name, table),
             f"{name}: on the edge {pair[0]}; in the cloud {pair[1]}, or any of {len(table.experts) - 1} experts.",
         ]
         curves = {way: figures([replica[way].curve() for replica in replicas]) for way in replicas[0]}

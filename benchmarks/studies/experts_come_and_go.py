@@ -150,7 +150,7 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
         ticks={float(count): str(count) for count in counts},
     )
     facts = [
-        about(options.table, table, stripped=source.strip_options),
+        about(options.table, table),
         f"Each of the {len(table.experts)} experts comes last once.",
         f"Best single expert of all of them: {single.text('{:.4f}')}.",
     ]

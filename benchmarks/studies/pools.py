@@ -44,7 +44,7 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
     for name in TABLES:
         table = source.table(name)
         encoder = source.embeddings(table)
-        facts.append(about(name, table, stripped=source.strip_options))
+        facts.append(about(name, table))
         small = [expert for expert in table.experts if expert in source.small_experts(name)]
         for title, experts in ((f"{len(small)} small", small), (f"all {len(table.experts)}", table.experts)):
             rows = contenders(table.subset(experts=experts), encoder, options.seeds)

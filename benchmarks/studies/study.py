@@ -40,9 +40,6 @@ from torouter.training.trainer import initial_config
 
 SMALL = 9.0
 """Billions of parameters up to which an expert is a small one."""
-GARBAGE_OPTIONS = ("arc_challenge", "commonsense_qa", "mmlu", "openbook_qa")
-"""Data sets of llmrouter9 whose options are letters of a Python repr instead of the options' texts."""
-_OPTIONS = r"\n[A-J]\. [\s\S]*$"
 TABLES_HELP = """\
 TABLES is a directory with one NAME.parquet for each outcome table: llmrouter9, zeroeval28, medagents10. Each has one
 row for each query and expert, with the columns query_id, dataset, query, expert and score (0 to 1), and cost_usd where
@@ -98,13 +95,11 @@ class Source:
         tables: Directory of the outcome tables.
         cache: Directory where embeddings are kept.
         encoder: Directory or Hub id; None is all-MiniLM-L6-v2.
-        strip_options: Whether the garbage that stands for options in llmrouter9 is cut off.
     """
 
     tables: Path
     cache: Path
     encoder: str | None = None
-    strip_options: bool = False
 
     def table(self, name: str) -> OutcomeTable:
         """A table by name, with the seconds of its latency file where it has one."""
@@ -114,9 +109,6 @@ class Source:
             measured = pd.read_parquet(latency).set_index(["query_id", "expert"])["latency_s"]
             keys = pd.MultiIndex.from_frame(frame[["query_id", "expert"]])
             frame = frame.assign(seconds=measured.reindex(keys).to_numpy())
-        if self.strip_options:
-            stripped = frame["query"].str.replace(_OPTIONS, "", regex=True)
-            frame = frame.assign(query=frame["query"].mask(frame["dataset"].isin(GARBAGE_OPTIONS), stripped))
         return OutcomeTable(frame)
 
     def small_experts(self, name: str) -> tuple[str, ...]:
@@ -291,15 +283,12 @@ def run(
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds of the standard splits and of training")
     add("--encoder", help="directory or Hub id; default: all-MiniLM-L6-v2")
     add("--cache", type=Path, default=Path("reports/cache"), help="where embeddings are kept")
-    add("--strip-options", action="store_true", help="cut off the garbage that stands for options in llmrouter9")
     if configure is not None:
         configure(parser)
     words = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    source = Source(
-        tables=options.tables, cache=options.cache, encoder=options.encoder, strip_options=options.strip_options
-    )
+    source = Source(tables=options.tables, cache=options.cache, encoder=options.encoder)
     began = time.process_time()
     findings = study(source, options)
     minutes = (time.process_time() - began) / 60
@@ -316,10 +305,6 @@ def run(
     print("\n\n".join(grid.markdown() for grid in findings.grids))
 
 
-def about(name: str, table: OutcomeTable, *, stripped: bool) -> str:
-    """A fact: which table it was, and what must be known of it."""
-    text = f"{name}: {len(table)} queries ({len(table) // 5} of them are a test part), {len(table.experts)} experts"
-    if set(GARBAGE_OPTIONS) & set(table.datasets):
-        state = "cut off" if stripped else "left as they are"
-        text += f"; the options of its multiple-choice queries are garbage in the file, here {state}"
-    return text + "."
+def about(name: str, table: OutcomeTable) -> str:
+    """A fact: which table was used."""
+    return f"{name}: {len(table)} queries ({len(table) // 5} of them are a test part), {len(table.experts)} experts."

@@ -204,8 +204,8 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
     runs = options.out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     table = source.table("llmrouter9")
-    facts.append(about("llmrouter9", table, stripped=source.strip_options))
-    name = "llmrouter9-stripped" if source.strip_options else "llmrouter9"
+    facts.append(about("llmrouter9", table))
+    name = "llmrouter9"
     shop = Workshop(source=source, runs=runs, encoder=source.embeddings(table), bert=options.bert)
     small = [expert for expert in table.experts if expert in source.small_experts("llmrouter9")]
     large = [expert for expert in table.experts if expert not in small]
@@ -231,7 +231,7 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
     kinds = [kind for kind in options.routers if kind != "bert"]
     for name, datasets in COST_DATASETS.items() if kinds else ():
         priced = source.table(name).subset(datasets=datasets)
-        facts.append(about(name, priced, stripped=source.strip_options))
+        facts.append(about(name, priced))
         shop = replace(shop, encoder=source.embeddings(priced))
         grids.append(savings(priced, name, kinds, shop, options.seeds))
     if "bert" in options.routers:

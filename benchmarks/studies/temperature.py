@@ -112,7 +112,7 @@ def study(source: Source, options: argparse.Namespace) -> Findings:
     )
     return Findings(
         title="Temperature and direction of soft labels, and hard labels",
-        facts=[about(options.table, table, stripped=source.strip_options), f"Router: {options.router}."],
+        facts=[about(options.table, table), f"Router: {options.router}."],
         grids=grids,
         plots={"temperature": plot},
     )

@@ -194,15 +194,3 @@ def test_embeddings_are_computed_once(tables: Path, tiny_embedding: Path, tmp_pa
 def test_embeddings_belong_to_their_texts() -> None:
     encoder = Remembered(["a", "b"], np.float32([[1, 0], [0, 1]]))
     assert encoder.features(["b", "a", "b"]).tolist() == [[0, 1], [1, 0], [0, 1]]
-
-
-def test_garbage_options_are_cut_off_on_demand_and_in_their_data_sets_alone(tmp_path: Path) -> None:
-    garbage = "Why?\nA. {\nB. '\nC. t\nD. e"
-    rows = [
-        {"query_id": f"{dataset}/0", "dataset": dataset, "query": garbage, "expert": expert, "score": 1.0}
-        for dataset in ("mmlu", "other")
-        for expert in ("x", "y")
-    ]
-    OutcomeTable(pd.DataFrame(rows)).write(tmp_path / "t.parquet")
-    assert Source(tables=tmp_path, cache=tmp_path).table("t").queries == (garbage, garbage)
-    assert Source(tables=tmp_path, cache=tmp_path, strip_options=True).table("t").queries == ("Why?", garbage)
