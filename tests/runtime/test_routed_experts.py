@@ -89,7 +89,7 @@ def test_scores_of_another_shape_are_refused() -> None:
             return np.zeros((len(queries), 3), dtype=np.float32)
 
     experts, _ = routed(Wide)
-    with pytest.raises(ConfigurationError, match=r"Wide.scores gives shape \(1, 3\); let it give \(1, 2\)"):
+    with pytest.raises(ConfigurationError, match=r"Wide.scores returns shape \(1, 3\): it must return \(1, 2\)"):
         experts.decide(RouteQuery(text="ask math"))
 
 
