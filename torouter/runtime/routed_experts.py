@@ -334,7 +334,7 @@ def _check_same_experts(router: Router, pool: ExpertPool) -> None:
     unknown = [name for name in pool if name not in router.experts]
     if not missing and not unknown:
         return
-    msg = f"the router knows {', '.join(router.experts)}, but the pool has {', '.join(pool)}: "
+    msg = f"the router knows {', '.join(router.experts)}, but the pool holds {', '.join(pool)}: "
     fixes = []
     if missing:
         fixes.append(f"add {', '.join(missing)} to the pool, or remove them by router.remove_expert(name)")
