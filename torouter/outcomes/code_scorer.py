@@ -50,7 +50,7 @@ class CodeScorer:
 
     def __init__(self, *, seconds: float = 5.0, megabytes: int = 512) -> None:
         if os.name != "posix":
-            raise ConfigurationError("scorer 'code' needs a POSIX system, which can limit what a process does")
+            raise ConfigurationError("scorer 'code' needs a POSIX system: only there can a process be limited")
         self._seconds = seconds
         self._megabytes = megabytes
         self._warned = False
@@ -63,12 +63,12 @@ class CodeScorer:
         """
         from tqdm import tqdm
 
-        tasks = [(code_in(text), _tests(told)) for text, told in zip(responses, references, strict=True)]
+        tasks = [(code_in(text), _tests(reference)) for text, reference in zip(responses, references, strict=True)]
         bar = tqdm(tasks, unit="answer", desc="code", file=sys.stderr, disable=None)
         return [float(self._passes(code, tests)) for code, tests in bar]
 
     def _passes(self, code: str, tests: Sequence[str]) -> bool:
-        # Only a run that reaches the end writes this word: the code may call sys.exit(0) before the first test.
+        # Only a run that passes the last test writes this word: the code may call sys.exit(0) before the first one.
         word = secrets.token_hex(16)
         task = {"code": code, "tests": tests, "word": word, "seconds": self._seconds, "megabytes": self._megabytes}
         with tempfile.TemporaryDirectory(prefix="torouter-code-") as folder:
@@ -82,15 +82,15 @@ class CodeScorer:
                 start_new_session=True,
             )
             try:
-                said, _ = process.communicate(json.dumps(task).encode(), timeout=self._seconds)
+                output, _ = process.communicate(json.dumps(task).encode(), timeout=self._seconds)
             except subprocess.TimeoutExpired:
                 return False
             finally:
                 _kill_group(process)
-        if b"network open" in said and not self._warned:
+        if b"network open" in output and not self._warned:
             self._warned = True
-            logger.warning("no network namespace to be had: only an audit hook keeps scored code off the network")
-        return word.encode() in said
+            logger.warning("no network namespace available: only an audit hook blocks the network for scored code")
+        return word.encode() in output
 
 
 def code_in(response: str) -> str:

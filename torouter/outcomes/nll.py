@@ -22,19 +22,20 @@ async def reference_nll(client: TGIClient, request: ChatRequest, reference: str)
     try:
         prompt = await client.chat_tokenize(request)
         parameters = {"decoder_input_details": True, "max_new_tokens": 1, "stop": []}
-        told = await client.generate(prompt.text + reference, parameters=parameters)
+        generated = await client.generate(prompt.text + reference, parameters=parameters)
     except ExpertNotFoundError:
-        msg = f"expert {name!r}: its server has no /chat_tokenize and /generate as TGI has, so nll stays empty"
+        msg = f"expert {name!r}: its server has no /chat_tokenize or /generate of TGI, so nll stays empty"
         raise NLLUnavailableError(msg) from None
-    ids = [token.get("id") for token in told.prefill]
+    ids = [token.get("id") for token in generated.prefill]
     # The template's last token may have merged with the reference's first.
     start = next((i for i in (0, 1) if ids[i : i + len(prompt.ids) - 1] == [*prompt.ids[:-1]]), None)
-    logprobs = [token.get("logprob") for token in told.prefill[start + len(prompt.ids) :]] if start is not None else []
-    known = [logprob for logprob in logprobs if isinstance(logprob, (int, float))]
-    if not known or len(known) < len(logprobs):
+    tokens = [] if start is None else generated.prefill[start + len(prompt.ids) :]
+    logprobs = [token.get("logprob") for token in tokens]
+    numbers = [logprob for logprob in logprobs if isinstance(logprob, (int, float))]
+    if not numbers or len(numbers) < len(logprobs):
         msg = (
-            f"expert {name!r}: its server tells no logprobs of a prompt's tokens, so nll stays empty: "
+            f"expert {name!r}: its server returns no logprobs of a prompt's tokens, so nll stays empty: "
             "start it with --enable-prefill-logprobs (TGI 3.0 and newer)"
         )
         raise NLLUnavailableError(msg)
-    return -sum(known) / len(known)
+    return -sum(numbers) / len(numbers)

@@ -90,7 +90,7 @@ def _rows_of_hub(source: str, split: str, subset: str | None) -> list[dict[str, 
     try:
         from datasets import load_dataset
     except ImportError:
-        msg = "there is no such file, and to read it as a data set of the Hub takes datasets: pip install datasets"
+        msg = "no such file; to read it as a data set of the Hub install datasets: pip install datasets"
         raise MissingExtraError(f"{source}: {msg}") from None
     try:
         return list(load_dataset(source, subset, split=split))
@@ -98,27 +98,27 @@ def _rows_of_hub(source: str, split: str, subset: str | None) -> list[dict[str, 
         raise ConfigurationError(f"can't be loaded from the Hub (split {split!r}): {error}") from error
 
 
-def _check_columns(rows: list[dict[str, Any]], asked: Mapping[str, str], query: str) -> None:
+def _check_columns(rows: list[dict[str, Any]], columns: Mapping[str, str], query: str) -> None:
     if not rows:
-        raise ConfigurationError("there is no query in it: give one a row")
-    there = {name: None for row in rows for name in row}  # a set in the source's order
-    for name in (query, *asked.values()):
-        if name not in there:
-            shown = ", ".join(map(str, there))
+        raise ConfigurationError("there is no query in it: give one query per row")
+    found = {name: None for row in rows for name in row}  # a set in the source's order
+    for name in (query, *columns.values()):
+        if name not in found:
+            shown = ", ".join(map(str, found))
             msg = f"there is no column {name!r}, only {shown}: name it with columns (--column query=...)"
             raise ConfigurationError(msg)
 
 
 def _query(row: Mapping[str, Any], number: int, names: Mapping[str, str], default: str) -> Query:
-    told = {column: _text(row.get(name), number, name) for column, name in names.items()}
-    text = told["query"]
+    values = {column: _text(row.get(name), number, name) for column, name in names.items()}
+    text = values["query"]
     if text is None:
         raise ConfigurationError(
-            f"row {number} (the first is 0), column {names['query']}: it is empty: fill or drop it"
+            f"row {number} (the first is 0), column {names['query']}: it is empty: fill or drop the row"
         )
-    dataset = told["dataset"] or default
-    query_id = told["query_id"] or hashlib.sha256(f"{dataset}\0{text}".encode()).hexdigest()[:16]
-    return Query(query_id, dataset, text, told["reference"], told["scorer"])
+    dataset = values["dataset"] or default
+    query_id = values["query_id"] or hashlib.sha256(f"{dataset}\0{text}".encode()).hexdigest()[:16]
+    return Query(query_id, dataset, text, values["reference"], values["scorer"])
 
 
 def _text(value: Any, number: int, name: str) -> str | None:
@@ -126,7 +126,7 @@ def _text(value: Any, number: int, name: str) -> str | None:
         return None
     if not isinstance(value, (str, int, float)):
         kind = type(value).__name__
-        raise ConfigurationError(f"row {number} (the first is 0), column {name}: it is a {kind}: give one text")
+        raise ConfigurationError(f"row {number} (the first is 0), column {name}: it is a {kind}: give a text")
     if isinstance(value, float) and value.is_integer():  # pandas reads a column of integers with gaps as floats
         value = int(value)
     return str(value)
