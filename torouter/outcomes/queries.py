@@ -101,10 +101,10 @@ def _rows_of_hub(source: str, split: str, subset: str | None) -> list[dict[str, 
 def _check_columns(rows: list[dict[str, Any]], columns: Mapping[str, str], query: str) -> None:
     if not rows:
         raise ConfigurationError("there is no query in it: give one query per row")
-    found = {name: None for row in rows for name in row}  # a set in the source's order
+    source_columns = {name: None for row in rows for name in row}  # a set in the source's order
     for name in (query, *columns.values()):
-        if name not in found:
-            shown = ", ".join(map(str, found))
+        if name not in source_columns:
+            shown = ", ".join(map(str, source_columns))
             msg = f"there is no column {name!r}, only {shown}: name it with columns (--column query=...)"
             raise ConfigurationError(msg)
 

@@ -72,7 +72,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     loop = background_loop()
     if _running_loop() is loop:
         coroutine.close()
-        msg = "a synchronous method was called on torouter's own event loop: use its asynchronous twin there"
+        msg = "a synchronous method was called on torouter's own event loop: use its asynchronous version there"
         raise RuntimeError(msg)
     future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
