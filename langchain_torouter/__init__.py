@@ -1,7 +1,7 @@
 """torouter for LangChain: `RoutedChatModel` and `ChatTGI`."""
 
 try:
-    import langchain_core  # noqa: F401 - only to say which command brings it
+    import langchain_core  # noqa: F401 - only to name the command that installs it
 except ImportError as error:
     from torouter.errors import MissingExtraError
 

@@ -1,10 +1,10 @@
-"""What ChatTGI and RoutedChatModel share: standard parameters, tools and structured output."""
+"""ExpertChatModel: standard parameters, tools and structured output, shared by ChatTGI and RoutedChatModel."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
 from typing import Any, Literal
@@ -34,7 +34,6 @@ from torouter.runtime.call_options import CallOptions
 
 StructuredOutputMethod = Literal["json_schema", "function_calling", "json_mode"]
 
-# Keywords that are LangChain's own and mean nothing to an expert's server.
 _IGNORED = (
     "stream",
     "stream_usage",
@@ -43,47 +42,44 @@ _IGNORED = (
     "strict",
     "parallel_tool_calls",
 )
+"""LangChain's own keywords, which an expert's server does not know."""
 
 
 @dataclass
 class Call:
-    """One call of a chat model, before it is known which expert answers it."""
+    """One call of a chat model, before an expert is chosen."""
 
     messages: list[BaseMessage]
     options: CallOptions
     stop: list[str] | None
     run_manager: Any
-    """LangChain's callback manager of the run."""
+    """LangChain's callback manager for the run."""
     sync: bool = False
     """Whether the caller used a synchronous method."""
 
-    def synchronous(self) -> Call:
-        """The call, as made by a synchronous method."""
-        return replace(self, sync=True)
-
     @cached_property
     def request(self) -> ChatRequest:
-        """The call as an expert behind a url gets it; built once, however many experts are called."""
+        """The request to an expert behind a url; built once, however many experts are called."""
         return self.options.request(to_openai(self.messages))
 
 
 class ExpertChatModel(BaseChatModel):
-    """A chat model whose answers come from experts over HTTP; synchronous methods run the asynchronous ones."""
+    """Base of the chat models of this package; its synchronous methods run the asynchronous ones."""
 
     temperature: float | None = None
     """Sampling temperature; 0 is greedy. None leaves it to the expert's own default."""
     max_tokens: int | None = None
     """Most tokens of an answer."""
     top_p: float | None = None
-    """Nucleus sampling mass."""
+    """Probability mass of nucleus sampling."""
     seed: int | None = None
     """Seed of sampling."""
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
-    """Texts that end an answer; they are not part of it."""
+    """Texts that end an answer; the answer does not contain them."""
     timeout: float | None = Field(default=None, gt=0)
-    """Seconds that one call may take in all, failover included."""
+    """Seconds for one whole call, including failover."""
     streaming: bool = False
-    """Whether `invoke` streams inside, so that callbacks see tokens."""
+    """Whether `invoke` streams internally, so that callbacks receive tokens."""
 
     model_config = ConfigDict(
         populate_by_name=True, arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True
@@ -95,7 +91,7 @@ class ExpertChatModel(BaseChatModel):
 
     @abstractmethod
     def _answer_stream(self, call: Call) -> AsyncGenerator[ChatGenerationChunk, None]:
-        """Answer one call piece by piece; errors are LangChain's."""
+        """Answer one call as a stream, with LangChain's errors."""
 
     def _defaults(self) -> dict[str, Any]:
         """The model's own request parameters; a call's keywords override them."""
@@ -112,9 +108,15 @@ class ExpertChatModel(BaseChatModel):
         return CallOptions.of(self._defaults(), {"timeout": self.timeout}, *keywords, ignored=_IGNORED)
 
     def _call(
-        self, messages: list[BaseMessage], stop: list[str] | None, run_manager: Any, keywords: Mapping[str, Any]
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        run_manager: Any,
+        keywords: Mapping[str, Any],
+        *,
+        sync: bool = False,
     ) -> Call:
-        return Call(messages, self._options(keywords, {"stop": stop}), stop, run_manager)
+        return Call(messages, self._options(keywords, {"stop": stop}), stop, run_manager, sync)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
@@ -128,7 +130,7 @@ class ExpertChatModel(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         with langchain_errors():
-            return background.run(self._answer(self._call(messages, stop, run_manager, kwargs).synchronous()))
+            return background.run(self._answer(self._call(messages, stop, run_manager, kwargs, sync=True)))
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
@@ -139,8 +141,7 @@ class ExpertChatModel(BaseChatModel):
     def _stream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        call = self._call(messages, stop, run_manager, kwargs).synchronous()
-        return background.iterate(self._answer_stream(call))
+        return background.iterate(self._answer_stream(self._call(messages, stop, run_manager, kwargs, sync=True)))
 
     def _astream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
@@ -157,13 +158,13 @@ class ExpertChatModel(BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Let the model call tools.
+        """The model with tools that it may call.
 
         Args:
             tools: Tools as LangChain tools, functions, pydantic classes or OpenAI tool objects.
-            tool_choice: "auto", "none", "any" or "required", True (the same as "required"), a tool's name, or OpenAI's
-                object that names one. None leaves it to the expert.
-            strict: Whether arguments must follow the schema strictly; it is put into the tools' definitions.
+            tool_choice: "auto", "none", "required", "any" or True (the same as "required"), a tool's name, or OpenAI's
+                object that names one. None leaves the choice to the expert.
+            strict: Whether arguments must follow the schema strictly; added to the tools' definitions.
             kwargs: Further keywords for every call.
 
         Raises:
@@ -184,32 +185,31 @@ class ExpertChatModel(BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
-        """Let the model answer with an object of `schema`.
+        """The model with answers that are objects of `schema`.
 
         Args:
             schema: A pydantic class, a TypedDict class, a JSON schema or an OpenAI function object.
-            method: "json_schema" constrains the answer by a grammar of the schema; "function_calling" makes it the
-                arguments of one tool; "json_mode" asks for JSON and states nothing of its shape to the expert, so the
-                prompt must.
+            method: "json_schema" constrains the answer by a grammar of the schema; "function_calling" takes it from the
+                arguments of one tool call; "json_mode" asks for JSON without the schema, so the prompt must state it.
             include_raw: Whether to return `{"raw": message, "parsed": object or None, "parsing_error": error or None}`.
-            strict: Passed on to the expert with the schema.
+            strict: Sent to the expert with the schema.
             kwargs: Further keywords for every call.
 
         Raises:
             ValueError: `method` is unknown.
         """
-        hint = {"ls_structured_output_format": {"kwargs": {"method": method, "strict": strict}, "schema": schema}}
+        trace_hint = {"ls_structured_output_format": {"kwargs": {"method": method, "strict": strict}, "schema": schema}}
         parser: OutputParserLike[Any]
         if method == "function_calling":
             name = convert_to_openai_tool(schema)["function"]["name"]
-            llm = self.bind_tools([schema], tool_choice=name, strict=strict, **hint, **kwargs)
+            llm = self.bind_tools([schema], tool_choice=name, strict=strict, **trace_hint, **kwargs)
             if isinstance(schema, type) and is_basemodel_subclass(schema):
                 parser = PydanticToolsParser(tools=[schema], first_tool_only=True)
             else:
                 parser = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
         elif method in ("json_schema", "json_mode"):
             response_format = {"type": "json_object"} if method == "json_mode" else _json_schema_format(schema, strict)
-            llm = self.bind(response_format=response_format, **hint, **kwargs)
+            llm = self.bind(response_format=response_format, **trace_hint, **kwargs)
             if isinstance(schema, type) and is_basemodel_subclass(schema):
                 parser = PydanticOutputParser(pydantic_object=schema)
             else:
@@ -225,7 +225,7 @@ class ExpertChatModel(BaseChatModel):
 
 
 def profile_of(abilities: frozenset[Ability], context_window: int | None) -> ModelProfile:
-    """LangChain's description of what a model can do."""
+    """LangChain's profile of a model with these abilities."""
     profile = ModelProfile(
         text_inputs=True,
         text_outputs=True,

@@ -1,4 +1,4 @@
-"""ChatTGI: one TGI endpoint, or another server with `/v1/chat/completions`, as a LangChain chat model."""
+"""ChatTGI: a LangChain chat model of one TGI endpoint, or of another server with `/v1/chat/completions`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from torouter.runtime.endpoint import Endpoint
 
 
 class ChatTGI(ExpertChatModel):
-    """A chat model behind a Text Generation Inference (TGI) endpoint.
+    """A chat model that calls one Text Generation Inference (TGI) endpoint, or another OpenAI-like server.
 
     Setup:
         Start a server, for example `text-generation-launcher --model-id meta-llama/Llama-3.1-8B-Instruct --port 8080`.
-        Set the environment variable `TGI_API_KEY` if it was started with `--api-key`.
+        If it was started with `--api-key`, set the environment variable `TGI_API_KEY` to that key.
 
     Key init args:
         base_url: Address of the server, with or without `/v1`.
-        model: Id of a LoRA adapter (api "tgi"), or of the served model (api "openai"). TGI's base model needs none.
+        model: Id of a LoRA adapter (api "tgi") or of the served model (api "openai"). TGI's base model needs no id.
         api: "tgi", or "openai" for vLLM, SGLang, llama.cpp and `transformers serve`.
-        temperature, max_tokens, stop, timeout, max_retries: the standard ones.
+        temperature, max_tokens, stop, timeout, max_retries: LangChain's standard parameters.
 
     Instantiate and invoke:
         ```python
@@ -44,23 +44,23 @@ class ChatTGI(ExpertChatModel):
         ```
 
     Raises:
-        ValueError: An argument can't be used; the message names it and the fix.
+        ValueError: An argument is invalid; the message names it and the fix.
     """
 
     base_url: str = Field(default_factory=from_env("TGI_BASE_URL", default="http://127.0.0.1:3000"))
-    """Address of the server; by default that of `TGI_BASE_URL`, or TGI's own default port on this machine."""
+    """Address of the server; by default `TGI_BASE_URL`, else port 3000 on this machine."""
     model: str | None = Field(default=None, alias="model_name")
     """LoRA adapter (api "tgi") or served model (api "openai")."""
     api: Api = "tgi"
     """The server's dialect."""
     api_key: SecretStr | None = Field(default_factory=secret_from_env("TGI_API_KEY", default=None))
-    """The server's token; by default that of `TGI_API_KEY`."""
+    """The server's token; by default `TGI_API_KEY`."""
     abilities: frozenset[Ability] = frozenset(("tools", "json_schema"))
-    """What the served model can do beyond text; add "images" for one that sees."""
+    """What the served model can do beyond text; add "images" for a vision model."""
     context_window: int | None = None
-    """Tokens of input and output together."""
+    """Most tokens of input and output together."""
     max_retries: int = Field(default=2, ge=0)
-    """Further tries where one failed for a passing reason (overload, lost connection, 5xx) before its first token."""
+    """Retries after a temporary failure (overload, lost connection, 5xx) before the first token."""
     timeouts: Timeouts = Timeouts()
     """Limits of one request: connect, first byte, idle, total."""
 
@@ -68,7 +68,7 @@ class ChatTGI(ExpertChatModel):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # Not in a validator: pydantic would wrap our errors into its own.
+        # Not in a validator: pydantic would wrap torouter's errors in its own.
         self._endpoint = Endpoint.of(self, name="ChatTGI")
 
     @property

@@ -1,4 +1,4 @@
-"""torouter's errors as LangChain's: each class is both, so code that catches either keeps working."""
+"""Errors that are both torouter's and LangChain's, so that code which catches either class works."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from torouter.runtime import framework_models
 
 
 class TORouterRateLimitError(errors.ExpertOverloadedError, ModelRateLimitError):
-    """The expert refuses work for now."""
+    """The expert is overloaded and refuses requests for now."""
 
 
 class TORouterAPIError(errors.ExpertUnavailableError, ModelAPIError):
-    """The expert failed in a way that has no class of its own."""
+    """The expert failed in a way that has no more specific class."""
 
 
 class TORouterGenerationError(errors.ExpertGenerationError, ModelAPIError):
-    """Generation failed inside the expert's server; `partial_text` holds what had come."""
+    """Generation failed inside the expert's server; `partial_text` holds the text until then."""
 
 
 class TORouterServerError(errors.ExpertServerError, ModelAPIError):
-    """The expert's server, or a proxy before it, answered with a 5xx."""
+    """The expert's server, or a proxy in front of it, answered with a 5xx."""
 
 
 class TORouterProtocolError(errors.ExpertProtocolError, ModelAPIError):
-    """The expert's answer is not what its API promises."""
+    """The expert's answer breaks its API's contract."""
 
 
 class TORouterConnectionError(errors.ExpertConnectionError, ModelConnectionError):
@@ -50,7 +50,7 @@ class TORouterTimeoutError(errors.ExpertTimeoutError, ModelTimeoutError):
 
 
 class TORouterTruncatedReplyError(errors.TruncatedReplyError, ModelAPIError):
-    """The answer broke off; `partial_text` holds its beginning."""
+    """The answer was cut; `partial_text` holds its beginning."""
 
 
 class TORouterAuthenticationError(errors.ExpertAuthenticationError, ModelAuthenticationError):
@@ -58,27 +58,27 @@ class TORouterAuthenticationError(errors.ExpertAuthenticationError, ModelAuthent
 
 
 class TORouterPermissionError(errors.ExpertPermissionError, ModelPermissionDeniedError):
-    """The expert's token has no right to it."""
+    """The expert's token is not allowed to use it."""
 
 
 class TORouterNotFoundError(errors.ExpertNotFoundError, ModelNotFoundError):
-    """The expert's server has no such path or model."""
+    """The expert's server does not have this path or model."""
 
 
 class TORouterContextOverflowError(errors.ContextLengthError, ContextOverflowError):
-    """The input does not fit into the expert's context window."""
+    """The input is too long for the expert's context window."""
 
 
 class TORouterInvalidRequestError(errors.ExpertRequestError, ModelInvalidRequestError):
-    """The request is wrong for any expert."""
+    """The request is wrong, whichever expert gets it."""
 
 
 class TORouterNoExpertLeftError(errors.NoExpertLeftError, ModelAPIError):
-    """Every expert was asked and none could answer; `attempts` says how each failed."""
+    """No expert could answer; `attempts` lists how each failed."""
 
 
 class TORouterDeadlineError(errors.DeadlineExceededError, ModelTimeoutError):
-    """The deadline over all attempts was spent."""
+    """The deadline of the whole call is spent."""
 
 
 _LEAVES: dict[type, type[errors.TORouterError]] = {
@@ -90,36 +90,30 @@ _LEAVES: dict[type, type[errors.TORouterError]] = {
         *(TORouterInvalidRequestError, TORouterNoExpertLeftError, TORouterDeadlineError),
     )
 }
-"""By torouter's class; an error gets the leaf of the nearest class above it."""
-
-
-def as_langchain(error: errors.TORouterError) -> Exception:
-    """The same error with LangChain's class added; an error that LangChain has no class for is returned as it is."""
-    leaf = next((leaf for kind in type(error).__mro__ if (leaf := _LEAVES.get(kind)) is not None), None)
-    return error if leaf is None else error.converted(leaf)
+"""The class to raise, by torouter's class; a subclass without an entry uses that of its nearest base."""
 
 
 @contextmanager
 def langchain_errors() -> Iterator[None]:
-    """Turn torouter's errors that leave the block into LangChain's."""
+    """Give torouter's errors that leave the block LangChain's classes too, where LangChain has one."""
     try:
         yield
     except errors.TORouterError as error:
-        mapped = as_langchain(error)
-        if mapped is error:
+        leaf = next((leaf for kind in type(error).__mro__ if (leaf := _LEAVES.get(kind)) is not None), None)
+        if leaf is None:
             raise
-        raise mapped from error
+        raise error.converted(leaf) from error
 
 
 def as_expert_error(error: Exception, expert: str) -> errors.ExpertError | None:
-    """What a failure of a LangChain model means for failover, None where it is not a model's failure but a bug."""
-    for theirs, ours in _FOREIGN_ERRORS:
-        if isinstance(error, theirs) and not isinstance(error, errors.ExpertError):
-            return ours(f"expert {expert!r}: {type(error).__name__}", expert=expert)
+    """The expert's error that a LangChain model's exception stands for, None where it is a bug."""
+    for langchain_class, expert_class in _EXPERT_ERRORS:
+        if isinstance(error, langchain_class) and not isinstance(error, errors.ExpertError):
+            return expert_class(f"expert {expert!r}: {type(error).__name__}", expert=expert)
     return framework_models.as_expert_error(error, expert)
 
 
-_FOREIGN_ERRORS: tuple[tuple[type[Exception], type[errors.ExpertError]], ...] = (
+_EXPERT_ERRORS: tuple[tuple[type[Exception], type[errors.ExpertError]], ...] = (
     (ModelRateLimitError, errors.ExpertOverloadedError),
     (ModelTimeoutError, errors.ExpertTimeoutError),
     (ModelConnectionError, errors.ExpertConnectionError),

@@ -1,4 +1,4 @@
-"""LangChain messages in, LangChain messages out: the only place that knows both shapes."""
+"""Converts between LangChain's messages and torouter's requests and replies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from torouter.chat import AnswerFacts, ChatChunk, ChatReply, Usage
+from torouter.chat import AnswerFacts, ChatChunk, ChatReply, ToolCall, Usage
 from torouter.routing.routing_text import Turn
 
 PROVIDER = "torouter"
@@ -29,45 +29,38 @@ _ROLES = {"human": "user", "ai": "assistant", "HumanMessageChunk": "user"}
 def to_openai(messages: Sequence[BaseMessage]) -> tuple[dict[str, Any], ...]:
     """The messages as OpenAI message objects.
 
-    Plain text, which nearly every message is, is converted here; content blocks go through langchain-core's converter.
+    Plain text, the common case, is converted here; content blocks by langchain-core's own converter.
     """
-    return tuple(_one_to_openai(message) for message in messages)
+    return tuple(_message_to_openai(message) for message in messages)
 
 
-def _one_to_openai(message: BaseMessage) -> dict[str, Any]:
+def _message_to_openai(message: BaseMessage) -> dict[str, Any]:
     if isinstance(message, AIMessage):
         return _assistant(message)
     if isinstance(message.content, str):
         if isinstance(message, HumanMessage):
-            return _named({"role": "user", "content": message.content}, message)
+            return _with_name({"role": "user", "content": message.content}, message)
         if isinstance(message, SystemMessage):
-            return _named({"role": "system", "content": message.content}, message)
+            return _with_name({"role": "system", "content": message.content}, message)
         if isinstance(message, ToolMessage):
             return {"role": "tool", "content": message.content, "tool_call_id": message.tool_call_id}
     return convert_to_openai_messages(message)
 
 
-def _named(converted: dict[str, Any], message: BaseMessage) -> dict[str, Any]:
+def _with_name(converted: dict[str, Any], message: BaseMessage) -> dict[str, Any]:
     return {**converted, "name": message.name} if message.name else converted
 
 
 def _assistant(message: AIMessage) -> dict[str, Any]:
     converted: dict[str, Any] = {"role": "assistant", "content": message.text}
     calls = [
-        {
-            "id": call["id"] or "",
-            "type": "function",
-            "function": {"name": call["name"], "arguments": json.dumps(call["args"], ensure_ascii=False)},
-        }
+        ToolCall(call["id"] or "", call["name"], json.dumps(call["args"], ensure_ascii=False))
         for call in message.tool_calls
     ]
-    calls += [
-        {"id": call["id"] or "", "type": "function", "function": {"name": call["name"], "arguments": call["args"]}}
-        for call in message.invalid_tool_calls
-    ]
+    calls += [ToolCall(call["id"] or "", call["name"] or "", call["args"] or "") for call in message.invalid_tool_calls]
     if calls:
-        converted["tool_calls"] = calls
-    return _named(converted, message)
+        converted["tool_calls"] = [call.to_openai() for call in calls]
+    return _with_name(converted, message)
 
 
 def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
@@ -104,10 +97,10 @@ def from_reply(reply: ChatReply) -> ChatResult:
 
 
 def from_chunk(chunk: ChatChunk, served_model: str | None = None) -> ChatGenerationChunk:
-    """One step of a stream.
+    """One chunk of a stream.
 
-    `served_model`, the model's name where the server does not state it, is given with the first chunk only: LangChain
-    concatenates what several chunks carry.
+    `served_model`, the model's name where the server does not state it, must be given with the first chunk only, since
+    LangChain concatenates metadata that several chunks carry.
     """
     metadata: dict[str, Any] = {}
     if served_model is not None:
@@ -129,7 +122,7 @@ def from_chunk(chunk: ChatChunk, served_model: str | None = None) -> ChatGenerat
 
 
 def answer_facts(answer: ChatReply | ChatChunk | ChatResult | ChatGenerationChunk) -> AnswerFacts | None:
-    """Model and tokens of an answer or of a chunk of it, None where it states neither."""
+    """Model and tokens that an answer, or a chunk of one, states; None where it states neither."""
     if isinstance(answer, (ChatReply, ChatChunk)):
         return answer.facts
     message = (answer.generations[0] if isinstance(answer, ChatResult) else answer).message
@@ -141,7 +134,7 @@ def answer_facts(answer: ChatReply | ChatChunk | ChatResult | ChatGenerationChun
 
 
 def turns_of(messages: Sequence[BaseMessage]) -> list[Turn]:
-    """The messages as routing sees them."""
+    """The messages as routing reads them."""
     return [Turn(_ROLES.get(message.type, message.type), message.text, _has_image(message)) for message in messages]
 
 

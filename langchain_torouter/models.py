@@ -1,6 +1,6 @@
-"""Any LangChain chat model as an expert: asked below its public methods, so that one call stays one run.
+"""Lets any LangChain chat model serve as an expert, called by its private methods so that one call stays one run.
 
-`model.invoke` inside a run of ours would open a second run and count every token twice.
+`model.invoke` inside the routed model's run would open a second run and count every token twice.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from torouter.runtime.framework_models import Framework, expert_errors, in_steps
 
 
 def expert_of(name: str, model: BaseChatModel) -> Expert:
-    """What the policy can know of a model from its profile."""
+    """The `Expert` that describes a model to a policy, from the model's profile."""
     profile = model.profile or {}
     abilities: set[Ability] = set()
-    # A model without a profile may well know tools: only one that says no is left out.
+    # A model without a profile may support tools, so only a profile that denies it counts.
     if profile.get("tool_calling", type(model).bind_tools is not BaseChatModel.bind_tools):
         abilities.add("tools")
     if profile.get("structured_output", True):
@@ -40,20 +40,20 @@ def expert_of(name: str, model: BaseChatModel) -> Expert:
 
 
 async def ask_model(model: BaseChatModel, call: Call, name: str) -> ChatResult:
-    """A whole answer of `model`.
+    """The whole answer of `model`.
 
     Raises:
-        ExpertError: The model failed in a way that its integration names by a LangChain error.
+        ExpertError: The model failed in a way after which another expert may answer.
     """
     arguments: dict[str, Any] = {"stop": call.stop, "run_manager": call.run_manager, **_keywords(model, call)}
     with expert_errors(name, as_expert_error):
         if call.sync:
-            return await asyncio.to_thread(model._generate, call.messages, **arguments)  # noqa: SLF001 - see above
+            return await asyncio.to_thread(model._generate, call.messages, **arguments)  # noqa: SLF001 - see the module
         return await model._agenerate(call.messages, **arguments)  # noqa: SLF001
 
 
 async def stream_model(model: BaseChatModel, call: Call, name: str) -> AsyncGenerator[ChatGenerationChunk, None]:
-    """The answer of `model` piece by piece, in one piece where it can't stream."""
+    """The answer of `model` as a stream, as one chunk where the model can't stream."""
     if not _streams(model):
         yield _as_chunk((await ask_model(model, call, name)).generations[0])
         return
@@ -62,8 +62,8 @@ async def stream_model(model: BaseChatModel, call: Call, name: str) -> AsyncGene
         if call.sync and type(model)._stream is not BaseChatModel._stream:  # noqa: SLF001
             chunks = in_steps(model._stream(call.messages, stop=call.stop, **keywords))  # noqa: SLF001
         else:
-            own = model._astream(call.messages, stop=call.stop, **keywords)  # noqa: SLF001
-            chunks = cast("AsyncGenerator[ChatGenerationChunk, None]", own)
+            stream = model._astream(call.messages, stop=call.stop, **keywords)  # noqa: SLF001
+            chunks = cast("AsyncGenerator[ChatGenerationChunk, None]", stream)
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
@@ -81,7 +81,7 @@ def _as_chunk(generation: ChatGeneration) -> ChatGenerationChunk:
 
 
 def _keywords(model: BaseChatModel, call: Call) -> dict[str, Any]:
-    """The call's keywords in the model's own form; it may want its tools in another form than OpenAI's."""
+    """The call's keywords in the model's own form, whose tools may differ from OpenAI's."""
     options = call.options
     keywords = {name: value for name, value in options.parameters.items() if name != "stop"}
     if options.response_format is not None:
@@ -96,7 +96,7 @@ def _keywords(model: BaseChatModel, call: Call) -> dict[str, Any]:
         )
         if not isinstance(bound, RunnableBinding):
             kind = type(model).__name__
-            msg = f"{kind} can't be an expert for calls with tools: its bind_tools gives no RunnableBinding"
+            msg = f"{kind} can't be an expert for calls with tools: its bind_tools must return a RunnableBinding"
             raise ConfigurationError(msg)
         keywords.update(bound.kwargs)
     return keywords
@@ -108,4 +108,4 @@ FRAMEWORK: Framework[BaseChatModel, Endpoint] = Framework(
     at_endpoint=lambda endpoint: endpoint,
     reader=AnswerReader(facts=answer_facts, text=lambda item: item.text),
 )
-"""LangChain, as the core sees it."""
+"""How the core handles LangChain's models and answers."""

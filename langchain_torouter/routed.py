@@ -1,4 +1,4 @@
-"""RoutedChatModel: a LangChain chat model whose every call goes to the expert that a trained router ranks first."""
+"""RoutedChatModel: a LangChain chat model that sends each call to the expert that a trained router ranks first."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ _CONFIGURABLE = {
     "policy": "policy",
     "session": "session",
 }
-"""Per-call keywords, and what they are called in `config["configurable"]`."""
+"""Per-call keywords and their names in `config["configurable"]`."""
 _TEXT = "__torouter_text"
-"""Where a batch's configs carry the text to route by; LangChain copies no key of this form into a trace's metadata."""
+"""Key of the text to route by in a batch's configs. LangChain copies no key of this form into a trace's metadata."""
 
 
 class ChosenExpert(str):
-    """The name of a call's chosen expert that carries the whole decision.
+    """The name of the chosen expert, with the decision that chose it.
 
-    It travels as the standard keyword `model`, so that the run, which LangChain opens before it asks for the answer,
-    already names the expert that serves; a plain string in that place is a caller's pin.
+    It is passed as the standard keyword `model`, so that the run, which LangChain opens before it generates, already
+    names the expert. A plain string as `model` is the caller's own choice.
     """
 
     decision: RouteDecision
@@ -62,32 +62,34 @@ class ChosenExpert(str):
     @classmethod
     def of(cls, decision: RouteDecision, session: str | None) -> Self:
         """The first of the decision's ranking."""
-        chosen = cls(decision.expert)
-        chosen.decision, chosen.session = decision, session
-        return chosen
+        choice = cls(decision.expert)
+        choice.decision, choice.session = decision, session
+        return choice
 
 
 class RoutedChatModel(ExpertChatModel):
-    """A chat model that asks, for each call, the expert that a trained router expects to answer it best.
+    """A chat model that sends each call to the expert that a trained router expects to answer it best.
 
-    If that expert can't answer, the next one of this query's own ranking does, as long as no token has come.
+    If that expert can't answer, the next one of this query's ranking is called, unless a token has arrived. An answer's
+    `response_metadata["routing"]` holds the decision, the expert that answered and the failed attempts.
 
     Key init args:
         router: A trained router, its directory, or its id on the Hugging Face Hub.
         experts: Path of an experts.yaml, an `ExpertPool`, or a mapping from name to a url, an `Expert` or any LangChain
-            chat model. Names are those that the router was trained with.
-        policy: How scores become a ranking; by default the best score goes first.
-        routing_text: What the router reads: "last_user" (the text of the last human turn, so that a tool loop stays
+            chat model. The names must be those that the router was trained with.
+        policy: Turns scores into a ranking; by default the highest score comes first.
+        routing_text: The text that the router reads: "last_user" (the last human message, so that a tool loop stays
             with its expert), "conversation", or a function of the messages.
-        temperature, max_tokens, stop, timeout: the standard ones. `timeout` is one deadline over all experts tried.
+        temperature, max_tokens, stop, timeout: LangChain's standard parameters. `timeout` covers the whole call, with
+            all experts tried.
 
     Per call, as keywords or in `config={"configurable": {...}}`:
-        model (configurable: expert): the one expert that may answer.
-        exclude: experts that may not.
-        routing_text: the text to route by in place of the messages', as does `with torouter.routing_text(...)` around
-            the call. Where a prompt puts documents and question into one human turn, let it be the question.
-        policy: a policy for this call alone.
-        session: key of a conversation that shall stay with its expert unless another one is much better.
+        model (configurable: expert): The one expert that may answer.
+        exclude: Experts that may not answer.
+        routing_text: The text to route by, in place of the field's; `with torouter.routing_text(...)` around the call
+            does the same. Give the question alone where a prompt joins documents and question in one message.
+        policy: A policy for this call alone.
+        session: Key of a conversation that stays with its expert unless another expert is much better.
 
     Instantiate and invoke:
         ```python
@@ -102,18 +104,18 @@ class RoutedChatModel(ExpertChatModel):
         ```
 
     Raises:
-        ConfigurationError: Router and experts do not fit, or an argument can't be used.
+        ConfigurationError: Router and experts do not match, or an argument is invalid; the message names the fix.
         CheckpointError: The router can't be loaded.
     """
 
     router: Annotated[RouterSource, SkipValidation]
-    """Router, directory or Hub id."""
+    """A trained router, its directory, or its Hub id."""
     experts: Annotated[Experts, SkipValidation]
     """The experts by name."""
     policy: RoutingPolicy = RoutingPolicy()
-    """From scores to a ranking."""
+    """Turns scores into a ranking."""
     routing_text: TextSource | Callable[[Sequence[BaseMessage]], str] = "last_user"
-    """What the router reads."""
+    """The text that the router reads."""
     settings: DispatchSettings = DispatchSettings(rounds=3)
     """Deadline, cool-downs and limits of failover."""
     timeouts: Timeouts = Timeouts()
@@ -121,17 +123,17 @@ class RoutedChatModel(ExpertChatModel):
     hooks: Sequence[DispatchHook] = Field(default=(), exclude=True, repr=False)
     """Observers of decisions, attempts and outcomes, such as `torouter.OpenTelemetryHook()`."""
     max_retries: int | None = Field(default=None, ge=0)
-    """Further passes over the ranking once every expert has failed for a passing reason, each after a cool-down; the
-    same as `settings.rounds` less one, which it overrides."""
+    """Further passes over the ranking after every expert has failed temporarily, each after a cool-down. It overrides
+    `settings.rounds`, which counts the first pass too."""
 
     _routed: FrameworkExperts[BaseChatModel, Endpoint] = PrivateAttr()
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # Not in a validator: pydantic would wrap our errors into its own.
+        # Not in a validator: pydantic would wrap torouter's errors in its own.
         self._routed = FrameworkExperts.of(self, FRAMEWORK)
         if isinstance(self.experts, Mapping):
-            self.experts = {**self._routed.experts, **self._routed.models}  # a mapping of fields would show a token
+            self.experts = {**self._routed.experts, **self._routed.models}  # the user's own mapping may show a token
 
     @property
     def _llm_type(self) -> str:
@@ -139,7 +141,7 @@ class RoutedChatModel(ExpertChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        # Keys of LangChain's answer cache: a retrained router or other experts must not hit the old answers.
+        # The key of LangChain's answer cache, so that a retrained router or other experts do not return old answers.
         return {
             "router": self._routed.router.revision,
             "experts": self._routed.experts.fingerprint,
@@ -157,86 +159,88 @@ class RoutedChatModel(ExpertChatModel):
         )
 
     def route(self, input: Input, config: Config = None, **kwargs: Any) -> RouteDecision:
-        """The decision that a call with this input would get; no expert is called.
+        """The decision for a call with this input; no expert is called.
 
         Args:
-            input: What `invoke` takes.
-            config: What `invoke` takes.
+            input: As for `invoke`.
+            config: As for `invoke`.
             kwargs: Per-call keywords such as `model`, `exclude` and `tools`.
         """
         with langchain_errors():
             return self._routed.decide(self._query(self._convert_input(input).to_messages(), config, kwargs))
 
     def health(self) -> Health:
-        """The state of every expert's replicas: load, cool-down, latency and counts. Printed it is a table."""
+        """The load, cool-down, latency and counts of every replica; `print` shows them as a table."""
         return self._routed.health()
 
-    # --- deciding before the run is opened ---
+    # --- deciding before LangChain opens the run ---
 
     def invoke(self, input: Input, config: Config = None, **kwargs: Any) -> AIMessage:
         prompt = self._convert_input(input)
-        return super().invoke(prompt, config, **self._chosen(prompt, config, kwargs))
+        return super().invoke(prompt, config, **self._with_choice(prompt, config, kwargs))
 
     async def ainvoke(self, input: Input, config: Config = None, **kwargs: Any) -> AIMessage:
         prompt = self._convert_input(input)
-        return await super().ainvoke(prompt, config, **await self._achosen(prompt, config, kwargs))
+        return await super().ainvoke(prompt, config, **await self._awith_choice(prompt, config, kwargs))
 
     def stream(self, input: Input, config: Config = None, **kwargs: Any) -> Iterator[AIMessageChunk]:
-        # Decided now and not at the first step, which may come after the caller's `with routing_text(...)` has ended.
+        # Decided now, since the first step may come after the caller's `with routing_text(...)` has ended.
         prompt = self._convert_input(input)
-        return super().stream(prompt, config, **self._chosen(prompt, config, kwargs))
+        return super().stream(prompt, config, **self._with_choice(prompt, config, kwargs))
 
     def astream(self, input: Input, config: Config = None, **kwargs: Any) -> AsyncIterator[AIMessageChunk]:
-        if given := given_routing_text():
-            kwargs.setdefault("routing_text", given)
-        return self._decided_and_streamed(self._convert_input(input), config, kwargs)
+        if text := given_routing_text():
+            kwargs.setdefault("routing_text", text)
+        return self._decide_and_stream(self._convert_input(input), config, kwargs)
 
-    async def _decided_and_streamed(
+    async def _decide_and_stream(
         self, prompt: PromptValue, config: Config, kwargs: dict[str, Any]
     ) -> AsyncIterator[AIMessageChunk]:
-        chosen = await self._achosen(prompt, config, kwargs)
-        chunks = super().astream(prompt, config, **chosen)
+        chunks = super().astream(prompt, config, **await self._awith_choice(prompt, config, kwargs))
         async with aclosing(chunks):  # type: ignore[type-var]  # it is an async generator
             async for chunk in chunks:
                 yield chunk
 
-    # The public stream_events hands over to these two for version "v3", which has no hook of its own.
+    # `stream_events` calls these two for version "v3", which it offers no public method for.
     def _chat_model_stream_v3(self, input: Input, config: Config = None, **kwargs: Any) -> ChatModelStream:
         prompt = self._convert_input(input)
-        return super()._chat_model_stream_v3(prompt, config, **self._chosen(prompt, config, kwargs))
+        return super()._chat_model_stream_v3(prompt, config, **self._with_choice(prompt, config, kwargs))
 
     async def _achat_model_stream_v3(self, input: Input, config: Config = None, **kwargs: Any) -> AsyncChatModelStream:
         prompt = self._convert_input(input)
-        chosen = await self._achosen(prompt, config, kwargs)
-        return await super()._achat_model_stream_v3(prompt, config, **chosen)
+        keywords = await self._awith_choice(prompt, config, kwargs)
+        return await super()._achat_model_stream_v3(prompt, config, **keywords)
 
     def batch(self, inputs: list[Input], config: Configs = None, **kwargs: Any) -> list[AIMessage]:
-        configs = self._with_texts(inputs, config, kwargs)
-        self._routed.prefetch(_texts(configs))
+        configs, texts = self._batch_configs(inputs, config, kwargs)
+        self._routed.prefetch(texts)
         return super().batch(inputs, configs, **kwargs)
 
     async def abatch(self, inputs: list[Input], config: Configs = None, **kwargs: Any) -> list[AIMessage]:
-        configs = self._with_texts(inputs, config, kwargs)
-        await self._routed.aprefetch(_texts(configs))
+        configs, texts = self._batch_configs(inputs, config, kwargs)
+        await self._routed.aprefetch(texts)
         return await super().abatch(inputs, configs, **kwargs)
 
-    def _with_texts(self, inputs: Sequence[Input], config: Configs, kwargs: Mapping[str, Any]) -> list[RunnableConfig]:
-        """A config for each input that carries the text to route it by; an input that fails here fails in its call."""
-        configs = get_config_list(config, len(inputs)) if inputs else []
-        for one, its_config in zip(inputs, configs, strict=True):
-            with suppress(Exception):
-                query = self._query(self._convert_input(one).to_messages(), its_config, kwargs)
-                its_config["configurable"] = {**its_config.get("configurable", {}), _TEXT: query.text}
-        return configs
+    def _batch_configs(
+        self, inputs: Sequence[Input], config: Configs, kwargs: Mapping[str, Any]
+    ) -> tuple[list[RunnableConfig], list[str]]:
+        """A config for each input, which carries the text to route it by, and these texts."""
+        configs, texts = get_config_list(config, len(inputs)) if inputs else [], []
+        for prompt, prompt_config in zip(inputs, configs, strict=True):
+            with suppress(Exception):  # its own call raises it
+                query = self._query(self._convert_input(prompt).to_messages(), prompt_config, kwargs)
+                prompt_config["configurable"] = {**prompt_config.get("configurable", {}), _TEXT: query.text}
+                texts.append(query.text)
+        return configs, texts
 
-    def _chosen(self, prompt: PromptValue, config: Config, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _with_choice(self, prompt: PromptValue, config: Config, kwargs: dict[str, Any]) -> dict[str, Any]:
         if isinstance(kwargs.get("model"), ChosenExpert):
             return kwargs
         with langchain_errors():
             query = self._query(prompt.to_messages(), config, kwargs)
             return {**kwargs, "model": ChosenExpert.of(self._routed.decide(query), query.session)}
 
-    async def _achosen(self, prompt: PromptValue, config: Config, kwargs: dict[str, Any]) -> dict[str, Any]:
+    async def _awith_choice(self, prompt: PromptValue, config: Config, kwargs: dict[str, Any]) -> dict[str, Any]:
         if isinstance(kwargs.get("model"), ChosenExpert):
             return kwargs
         with langchain_errors():
@@ -245,7 +249,7 @@ class RoutedChatModel(ExpertChatModel):
 
     def _query(self, messages: Sequence[BaseMessage], config: Config, kwargs: Mapping[str, Any]) -> RouteQuery:
         configurable = ensure_config(config).get("configurable", {})
-        from_config = {ours: configurable.get(theirs) for ours, theirs in _CONFIGURABLE.items()}
+        from_config = {keyword: configurable.get(key) for keyword, key in _CONFIGURABLE.items()}
         options = self._options({name: value for name, value in from_config.items() if value}, kwargs)
         question = configurable.get(_TEXT)
         return self._routed.query(messages, turns_of(messages), options, source=self.routing_text, question=question)
@@ -253,9 +257,9 @@ class RoutedChatModel(ExpertChatModel):
     # --- answering ---
 
     async def _answer(self, call: Call) -> ChatResult:
-        chosen = await self._choice(call)
+        choice = await self._choice(call)
         served = await self._routed.call(
-            chosen.decision, partial(self._ask, call), session=chosen.session, deadline=call.options.timeout
+            choice.decision, partial(self._ask, call), session=choice.session, deadline=call.options.timeout
         )
         result = from_reply(served.value) if isinstance(served.value, ChatReply) else served.value
         result.generations[0].message.response_metadata["routing"] = served.routing
@@ -263,9 +267,9 @@ class RoutedChatModel(ExpertChatModel):
 
     async def _answer_stream(self, call: Call) -> AsyncGenerator[ChatGenerationChunk, None]:
         with langchain_errors():
-            chosen = await self._choice(call)
+            choice = await self._choice(call)
             stream: ServedStream[ChatChunk | ChatGenerationChunk] = await self._routed.open_stream(
-                chosen.decision, partial(self._ask_stream, call), session=chosen.session, deadline=call.options.timeout
+                choice.decision, partial(self._ask_stream, call), session=choice.session, deadline=call.options.timeout
             )
             served_model: str | None = self._routed.experts[stream.expert].served_model
             async with aclosing(stream):
@@ -277,7 +281,7 @@ class RoutedChatModel(ExpertChatModel):
                     yield chunk
 
     async def _choice(self, call: Call) -> ChosenExpert:
-        """What was decided before the run, or now for `generate`, which comes here without."""
+        """The choice made before the run, or a new one for `generate`, which makes none."""
         model = call.options.model
         if isinstance(model, ChosenExpert):
             return model
@@ -297,8 +301,3 @@ class RoutedChatModel(ExpertChatModel):
         if isinstance(model, Endpoint):
             return model.client.chat_stream(call.request, deadline=target.seconds)
         return stream_model(model, call, target.expert.name)
-
-
-def _texts(configs: Sequence[RunnableConfig]) -> list[str]:
-    """The texts that `_with_texts` found."""
-    return [config["configurable"][_TEXT] for config in configs if _TEXT in config.get("configurable", {})]

@@ -1,7 +1,7 @@
 """torouter for LlamaIndex: `RoutedLLM`, `TGILLM` and `TORouterSelector`."""
 
 try:
-    import llama_index.core  # noqa: F401 - only to say which command brings it
+    import llama_index.core  # noqa: F401 - only to name the command that installs it
 except ImportError as error:
     from torouter.errors import MissingExtraError
 

@@ -1,10 +1,10 @@
-"""What TGILLM and RoutedLLM share: standard parameters, tools and structured output."""
+"""ExpertLLM: standard parameters, tools and structured output, shared by TGILLM and RoutedLLM."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.generic_utils import (
     astream_chat_response_to_completion_response as to_async_completions,
@@ -30,7 +30,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.llms.utils import parse_partial_json
 from llama_index.core.program.utils import get_program_for_llm
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
-from llama_index.core.types import PydanticProgramMode
+from llama_index.core.types import BasePydanticProgram, PydanticProgramMode
 
 from torouter.endpoints.tool_choice import normalized_tool_choice
 from torouter.experts import Ability
@@ -41,32 +41,32 @@ if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
 
 _IGNORED = ("formatted",)
-"""Keywords that are LlamaIndex's own and mean nothing to an expert's server."""
+"""LlamaIndex's own keywords, which an expert's server does not know."""
 ROUTING_TEXT = "routing_text"
-"""The per-call keyword, and the key under which a message made of a template carries the template's question."""
+"""The per-call keyword, and the key under which a message made from a template carries the question."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of an LLM, before it is known which expert answers it."""
+    """One call of an LLM, before an expert is chosen."""
 
     messages: Sequence[ChatMessage]
     options: CallOptions
     tool_options: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords of `chat_with_tools`, where `options.tools` are LlamaIndex's own and not OpenAI's objects."""
+    """Keywords of `chat_with_tools`, where `options.tools` are LlamaIndex tools and not OpenAI objects."""
     sync: bool = False
     """Whether the caller used a synchronous method."""
 
 
 class ExpertLLM(FunctionCallingLLM):
-    """An LLM whose answers come from experts over HTTP; synchronous methods run the asynchronous ones."""
+    """Base of the LLMs of this package; its synchronous methods run the asynchronous ones."""
 
     temperature: float | None = Field(default=None, description="Sampling temperature; None leaves it to the expert.")
     max_tokens: int | None = Field(default=None, gt=0, description="Most tokens of an answer.")
-    top_p: float | None = Field(default=None, description="Nucleus sampling mass.")
+    top_p: float | None = Field(default=None, description="Probability mass of nucleus sampling.")
     seed: int | None = Field(default=None, description="Seed of sampling.")
-    stop: list[str] | None = Field(default=None, description="Texts that end an answer; they are not part of it.")
-    timeout: float | None = Field(default=None, gt=0, description="Seconds that one call may take in all.")
+    stop: list[str] | None = Field(default=None, description="Texts that end an answer; it does not contain them.")
+    timeout: float | None = Field(default=None, gt=0, description="Seconds for one whole call.")
 
     model_config = ConfigDict(hide_input_in_errors=True, protected_namespaces=())
 
@@ -74,20 +74,21 @@ class ExpertLLM(FunctionCallingLLM):
         # Not abstract at run time: LlamaIndex opens a span for each implementation of an abstract method.
 
         def _abilities(self) -> frozenset[Ability]:
-            """What can be asked for beyond text."""
+            """What the LLM can do beyond text."""
 
         async def _answer(self, call: Call) -> ChatResponse:
             """Answer one call."""
 
         def _answer_stream(self, call: Call) -> AsyncGenerator[ChatResponse, None]:
-            """Answer one call piece by piece."""
+            """Answer one call as a stream."""
 
     def _call(self, messages: Sequence[ChatMessage], keywords: Mapping[str, Any], *, sync: bool = False) -> Call:
-        """A call with the LLM's own parameters, overridden by the call's keywords."""
-        own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "top_p", "seed", "stop", "timeout")}
-        return Call(messages, CallOptions.of(own, keywords, ignored=_IGNORED), sync=sync)
+        """A call with the LLM's parameters, overridden by the call's keywords."""
+        fields = ("temperature", "max_tokens", "top_p", "seed", "stop", "timeout")
+        defaults = {name: getattr(self, name) for name in fields}
+        return Call(messages, CallOptions.of(defaults, keywords, ignored=_IGNORED), sync=sync)
 
-    # The bodies of LlamaIndex's methods. The call is made where the caller's context is, not in a stream's first step.
+    # The bodies of LlamaIndex's methods. A stream's call is made at once, in the caller's context.
 
     def _chat(self, messages: Sequence[ChatMessage], keywords: Mapping[str, Any]) -> ChatResponse:
         return background.run(self._answer(self._call(messages, keywords, sync=True)))
@@ -102,7 +103,7 @@ class ExpertLLM(FunctionCallingLLM):
     def _astream_chat(self, messages: Sequence[ChatMessage], keywords: Mapping[str, Any]) -> ChatResponseAsyncGen:
         return self._answer_stream(self._call(messages, keywords))
 
-    # --- LlamaIndex's eight methods, without callbacks: the LLM of the expert that answers opens a call's event ---
+    # --- LlamaIndex's eight methods, without callbacks: the LLM of the expert that answers emits the call's events ---
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         return self._chat(messages, kwargs)
@@ -169,8 +170,8 @@ class ExpertLLM(FunctionCallingLLM):
     ) -> ChatResponse:
         if not allow_parallel_tool_calls:
             message = response.message
-            later = [block for block in message.blocks if isinstance(block, ToolCallBlock)][1:]
-            message.blocks = [block for block in message.blocks if block not in later]
+            surplus = [block for block in message.blocks if isinstance(block, ToolCallBlock)][1:]
+            message.blocks = [block for block in message.blocks if block not in surplus]
         return response
 
     def get_tool_calls_from_response(
@@ -179,10 +180,10 @@ class ExpertLLM(FunctionCallingLLM):
         error_on_no_tool_call: bool = True,
         **kwargs: Any,
     ) -> list[ToolSelection]:
-        """The tool calls of an answer, of a streamed one as far as they have come.
+        """The tool calls of an answer; of a streamed one, those so far.
 
         Raises:
-            ValueError: There is none, and `error_on_no_tool_call` is set.
+            ValueError: The answer has none, and `error_on_no_tool_call` is set.
         """
         calls = [
             ToolSelection(
@@ -199,7 +200,7 @@ class ExpertLLM(FunctionCallingLLM):
     # --- the question inside a template ---
 
     def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: Any) -> list[ChatMessage]:
-        # Every predict and stream comes through here, with the question apart from the context for the last time.
+        # `predict` and `stream` call this; it is the last place where the question is apart from the context.
         return _with_question(super()._get_messages(prompt, **prompt_args), prompt, prompt_args)
 
     # --- structured output ---
@@ -211,10 +212,10 @@ class ExpertLLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> BaseModel:
-        """As `LLM.structured_predict`: by a tool where an expert knows tools, else by text under a JSON schema."""
-        llm_kwargs = self._structured(output_cls, prompt, llm_kwargs, prompt_args)
-        found: BaseModel = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-        return found
+        """As `LLM.structured_predict`: by a tool call where an expert supports tools, else by a JSON schema."""
+        llm_kwargs = self._structured_options(output_cls, prompt, llm_kwargs, prompt_args)
+        answer: BaseModel = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        return answer
 
     async def astructured_predict(
         self,
@@ -223,10 +224,10 @@ class ExpertLLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> BaseModel:
-        """The asynchronous twin of `structured_predict`."""
-        llm_kwargs = self._structured(output_cls, prompt, llm_kwargs, prompt_args)
-        found: BaseModel = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-        return found
+        """The asynchronous version of `structured_predict`."""
+        llm_kwargs = self._structured_options(output_cls, prompt, llm_kwargs, prompt_args)
+        answer: BaseModel = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        return answer
 
     def _structured_stream_call(
         self,
@@ -235,7 +236,7 @@ class ExpertLLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Generator[Any, None, None]:
-        llm_kwargs = self._structured(output_cls, prompt, llm_kwargs, prompt_args)
+        llm_kwargs = self._structured_options(output_cls, prompt, llm_kwargs, prompt_args)
         program = self._streaming_program(output_cls, prompt)
         return program.stream_call(llm_kwargs=llm_kwargs, **prompt_args)
 
@@ -246,7 +247,7 @@ class ExpertLLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> AsyncGenerator[Any, None]:
-        llm_kwargs = self._structured(output_cls, prompt, llm_kwargs, prompt_args)
+        llm_kwargs = self._structured_options(output_cls, prompt, llm_kwargs, prompt_args)
         program = self._streaming_program(output_cls, prompt)
         return await program.astream_call(llm_kwargs=llm_kwargs, **prompt_args)
 
@@ -254,13 +255,12 @@ class ExpertLLM(FunctionCallingLLM):
         """An LLM whose answers are objects of `output_cls`."""
         return _StructuredLLM(llm=self, output_cls=output_cls, **kwargs)
 
-    def _streaming_program(self, output_cls: type[BaseModel], prompt: PromptTemplate) -> _Program:
-        # LlamaIndex leaves the choice of the tool to the model when it streams; an object is what is asked for here.
-        options = {"tool_choice": "required"} if self._by_tools else {}
-        program: Any = get_program_for_llm(output_cls, prompt, self, self.pydantic_program_mode, **options)
-        return program  # type: ignore[no-any-return]
+    def _streaming_program(self, output_cls: type[BaseModel], prompt: PromptTemplate) -> BasePydanticProgram[Any]:
+        # When it streams, LlamaIndex lets the model choose whether to call the tool; an object requires the call.
+        options = {"tool_choice": "required"} if self._uses_tools else {}
+        return get_program_for_llm(output_cls, prompt, self, self.pydantic_program_mode, **options)
 
-    def _structured(
+    def _structured_options(
         self,
         output_cls: type[BaseModel],
         prompt: BasePromptTemplate,
@@ -271,32 +271,27 @@ class ExpertLLM(FunctionCallingLLM):
         question = _question_of(prompt, prompt_args)
         if question is not None:
             options.setdefault(ROUTING_TEXT, question)
-        if not self._by_tools and "json_schema" in self._abilities():
+        if not self._uses_tools and "json_schema" in self._abilities():
             body = {"name": output_cls.__name__, "schema": output_cls.model_json_schema()}
             options.setdefault("response_format", {"type": "json_schema", "json_schema": body})
         return options
 
     @property
-    def _by_tools(self) -> bool:
+    def _uses_tools(self) -> bool:
         if self.pydantic_program_mode == PydanticProgramMode.DEFAULT:
             return "tools" in self._abilities()
         return self.pydantic_program_mode == PydanticProgramMode.FUNCTION
 
 
 class _StructuredLLM(StructuredLLM):
-    """LlamaIndex's own, that does not lose the question of a template on its way to the LLM inside."""
+    """LlamaIndex's class, with messages that keep the question of their template for routing."""
 
     def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: Any) -> list[ChatMessage]:
         return _with_question(super()._get_messages(prompt, **prompt_args), prompt, prompt_args)
 
 
-class _Program(Protocol):
-    def stream_call(self, *, llm_kwargs: dict[str, Any], **kwargs: Any) -> Generator[Any, None, None]: ...
-    async def astream_call(self, *, llm_kwargs: dict[str, Any], **kwargs: Any) -> AsyncGenerator[Any, None]: ...
-
-
 def _question_of(prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> str | None:
-    """What stands for `query_str`, the variable in which all of LlamaIndex's templates take the user's question."""
+    """The value of `query_str`, the variable for the user's question in all of LlamaIndex's templates."""
     question = {**prompt.kwargs, **prompt_args}.get("query_str")
     return question if isinstance(question, str) and question else None
 
@@ -304,30 +299,30 @@ def _question_of(prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> str
 def _with_question(
     messages: list[ChatMessage], prompt: BasePromptTemplate, prompt_args: dict[str, Any]
 ) -> list[ChatMessage]:
-    """The messages, the last of which carries the question beside its text."""
+    """The messages, with the template's question in the last one's `additional_kwargs`."""
     question = _question_of(prompt, prompt_args)
     if question is None or not messages:
         return messages
-    beside = {**messages[-1].additional_kwargs, ROUTING_TEXT: question}
-    return [*messages[:-1], messages[-1].model_copy(update={"additional_kwargs": beside})]
+    extra = {**messages[-1].additional_kwargs, ROUTING_TEXT: question}
+    return [*messages[:-1], messages[-1].model_copy(update={"additional_kwargs": extra})]
 
 
 def messages_of(user_msg: str | ChatMessage | None, chat_history: Sequence[ChatMessage] | None) -> list[ChatMessage]:
-    """The history and the user's message after it."""
+    """The history, followed by the user's message."""
     if isinstance(user_msg, str):
         user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
     return [*(chat_history or ()), *([user_msg] if user_msg is not None else ())]
 
 
 def default_choice(choice: str | dict[str, Any] | None, required: bool) -> str | dict[str, Any]:
-    """The choice, or what LlamaIndex means by none."""
+    """The choice, or LlamaIndex's default where none is given."""
     return choice or ("required" if required else "auto")
 
 
-def _arguments(given: dict[str, Any] | str) -> dict[str, Any]:
-    if not isinstance(given, str):
-        return given
+def _arguments(tool_kwargs: dict[str, Any] | str) -> dict[str, Any]:
+    if not isinstance(tool_kwargs, str):
+        return tool_kwargs
     try:
-        return parse_partial_json(given)
+        return parse_partial_json(tool_kwargs)
     except ValueError:
-        return {}  # what has come so far is no object yet
+        return {}  # the text so far is no object yet

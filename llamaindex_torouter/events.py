@@ -1,4 +1,4 @@
-"""Instrumentation events of routing. They hold names, scores and times, never a prompt or an answer."""
+"""LlamaIndex instrumentation events of routing: names, scores and times, never a prompt or an answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llama_index.core.instrumentation.events.base import BaseEvent  # type: igno
 
 
 class RouteDecisionEvent(BaseEvent):
-    """The experts are ranked for one query; nobody has been asked yet."""
+    """The experts are ranked for one query; none has been called yet."""
 
     expert: str
     """The first of the ranking."""
@@ -23,11 +23,11 @@ class RouteDecisionEvent(BaseEvent):
 
 
 class RouteServedEvent(BaseEvent):
-    """An expert has answered, or has begun to where the answer is streamed."""
+    """An expert has answered or, where the answer is streamed, begun to answer."""
 
     expert: str
     failed_attempts: list[dict[str, Any]]
-    """Who was asked before it, and how each failed."""
+    """The experts that failed before, and how."""
 
     @classmethod
     def class_name(cls) -> str:

@@ -1,4 +1,4 @@
-"""LlamaIndex messages in, LlamaIndex messages out: the only place that knows both shapes."""
+"""Converts between LlamaIndex's messages and torouter's requests and replies."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def to_openai(messages: Sequence[ChatMessage]) -> tuple[dict[str, Any], ...]:
     """The messages as OpenAI message objects.
 
     Raises:
-        ConfigurationError: A message holds a block, such as audio, that no expert can be sent.
+        ConfigurationError: A message holds a block, such as audio, that can't be sent to an expert.
     """
-    return tuple(_one_to_openai(message) for message in messages)
+    return tuple(_message_to_openai(message) for message in messages)
 
 
-def _one_to_openai(message: ChatMessage) -> dict[str, Any]:
+def _message_to_openai(message: ChatMessage) -> dict[str, Any]:
     role = _ROLES.get(message.role, message.role.value)
     converted: dict[str, Any] = {"role": role, "content": _content(message)}
     if role == "tool":
         converted["tool_call_id"] = message.additional_kwargs.get("tool_call_id", "")
     if name := message.additional_kwargs.get("name"):
         converted["name"] = name
-    # Integrations older than ToolCallBlock leave OpenAI's own objects beside the message.
+    # Integrations older than ToolCallBlock keep OpenAI's objects in the additional keywords.
     calls = [_call_to_openai(block) for block in message.blocks if isinstance(block, ToolCallBlock)]
     calls = calls or message.additional_kwargs.get("tool_calls", [])
     if calls:
@@ -73,15 +73,11 @@ def _call_to_openai(block: ToolCallBlock) -> dict[str, Any]:
     arguments = block.tool_kwargs
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    return {
-        "id": block.tool_call_id or "",
-        "type": "function",
-        "function": {"name": block.tool_name, "arguments": arguments},
-    }
+    return ToolCall(block.tool_call_id or "", block.tool_name, arguments).to_openai()
 
 
 def turns_of(messages: Sequence[ChatMessage]) -> list[Turn]:
-    """The messages as routing sees them."""
+    """The messages as routing reads them."""
     return [Turn(_ROLES.get(m.role, m.role.value), m.content or "", _has_image(m)) for m in messages]
 
 
@@ -90,7 +86,7 @@ def _has_image(message: ChatMessage) -> bool:
 
 
 def answer_facts(response: ChatResponse) -> AnswerFacts:
-    """Model and tokens of a response, where its integration keeps the server's OpenAI-like object."""
+    """Model and tokens of a response, where its `raw` is the server's OpenAI-like object."""
     raw = response.raw if isinstance(response.raw, Mapping) else {}
     usage = raw.get("usage")
     tokens = usage if isinstance(usage, Mapping) else {}
@@ -98,12 +94,12 @@ def answer_facts(response: ChatResponse) -> AnswerFacts:
 
 
 def from_reply(reply: ChatReply, step: ChatChunk | None = None) -> ChatResponse:
-    """An answer; of a streamed one all that has come, of which `step` is the newest."""
+    """An answer; of a streamed one, the answer so far, of which `step` is the newest chunk."""
     calls = [_block(call) for call in reply.tool_calls]
     blocks: list[Any] = [TextBlock(text=reply.text), *calls] if reply.text or not calls else calls
-    # LlamaIndex reads a streamed object only where its calls are here too.
-    beside = {"tool_calls": [_call_to_openai(call) for call in calls]} if calls else {}
-    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=beside)
+    # LlamaIndex's streamed structured output reads the calls here and not in the blocks.
+    extra = {"tool_calls": [_call_to_openai(call) for call in calls]} if calls else {}
+    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=extra)
     finish_reason = reply.finish_reason if step is None else step.finish_reason
     raw: dict[str, Any] = {"model": reply.model, "finish_reason": finish_reason}
     if (usage := reply.usage) is not None:
@@ -122,5 +118,5 @@ def _block(call: ToolCall) -> ToolCallBlock:
     return ToolCallBlock(
         tool_call_id=call.id or None,
         tool_name=call.name,
-        tool_kwargs=call.arguments if arguments is None else arguments,  # a text is not complete yet, or no JSON
+        tool_kwargs=call.arguments if arguments is None else arguments,  # the text of an incomplete or invalid object
     )

@@ -1,6 +1,6 @@
-"""Any LlamaIndex LLM as an expert: asked by its public methods, which open the one LLM event of the call.
+"""Lets any LlamaIndex LLM serve as an expert, called by its public methods, which emit the call's only LLM event.
 
-RoutedLLM's own methods open none: LlamaIndex's TokenCountingHandler would count the tokens of both.
+RoutedLLM's own methods emit none, since LlamaIndex's TokenCountingHandler would count the tokens of both.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from torouter.runtime.framework_models import Framework, expert_errors, in_steps
 
 
 def expert_of(name: str, model: LLM) -> Expert:
-    """What the policy can know of a model from its metadata, which say nothing of images: only its server knows."""
-    facts = model.metadata
-    abilities: set[Ability] = {"images"} if facts.is_chat_model else set()
+    """The `Expert` that describes a model to a policy, from the model's metadata."""
+    metadata = model.metadata  # which says nothing of images: a chat model may support them
+    abilities: set[Ability] = {"images"} if metadata.is_chat_model else set()
     if isinstance(model, ExpertLLM):
         abilities = set(model._abilities())  # noqa: SLF001
-    elif facts.is_function_calling_model:
+    elif metadata.is_function_calling_model:
         abilities.add("tools")
-    return Expert(name=name, abilities=frozenset(abilities), context_window=facts.context_window)
+    return Expert(name=name, abilities=frozenset(abilities), context_window=metadata.context_window)
 
 
 async def ask_model(model: LLM, call: Call, target: Target) -> ChatResponse:
-    """A whole answer of `model`.
+    """The whole answer of `model`.
 
     Raises:
-        ExpertError: The model failed in a way that another expert, or a later try, may not.
+        ExpertError: The model failed in a way after which another expert may answer.
     """
     messages, keywords = _prepared(model, call, target)
     with expert_errors(target.expert.name):
@@ -63,10 +63,10 @@ async def ask_model(model: LLM, call: Call, target: Target) -> ChatResponse:
 
 
 async def stream_model(model: LLM, call: Call, target: Target) -> AsyncGenerator[ChatResponse, None]:
-    """The answer of `model` as it arrives."""
+    """The answer of `model` as a stream."""
     messages, keywords = _prepared(model, call, target)
     with expert_errors(target.expert.name):
-        async with aclosing(await _opened(model, call, messages, keywords)) as responses:
+        async with aclosing(await _open(model, call, messages, keywords)) as responses:
             async for response in responses:
                 yield _with_blocks(model, call, response)
 
@@ -76,7 +76,7 @@ def _prompt(model: LLM, messages: list[ChatMessage]) -> str:
     return model.messages_to_prompt(messages)
 
 
-async def _opened(
+async def _open(
     model: LLM, call: Call, messages: list[ChatMessage], keywords: dict[str, Any]
 ) -> AsyncGenerator[ChatResponse, None]:
     if model.metadata.is_chat_model:
@@ -85,18 +85,18 @@ async def _opened(
         return await model.astream_chat(messages, **keywords)
     prompt = _prompt(model, messages)
     if _in_thread(model, call):
-        steps = await asyncio.to_thread(model.stream_complete, prompt, formatted=True, **keywords)
-        return in_steps(stream_completion_response_to_chat_response(steps))
+        completions = await asyncio.to_thread(model.stream_complete, prompt, formatted=True, **keywords)
+        return in_steps(stream_completion_response_to_chat_response(completions))
     return astream_completion_response_to_chat_response(
         await model.astream_complete(prompt, formatted=True, **keywords)
     )
 
 
 def _in_thread(model: LLM, call: Call) -> bool:
-    """Whether the model's synchronous methods are asked, in a worker thread.
+    """Whether to call the model's synchronous methods in a worker thread.
 
-    A client that the caller uses synchronously may not live on two event loops, and CustomLLM's asynchronous methods
-    call its synchronous ones, on the loop.
+    A synchronous caller's client may not run on a second event loop, and CustomLLM's asynchronous methods would block
+    the loop, since they call its synchronous ones.
     """
     if isinstance(model, ExpertLLM):
         return False
@@ -105,7 +105,7 @@ def _in_thread(model: LLM, call: Call) -> bool:
 
 
 def _prepared(model: LLM, call: Call, target: Target) -> tuple[list[ChatMessage], dict[str, Any]]:
-    """The messages and the keywords in the form that the model's methods take."""
+    """The messages and keywords in the form that the model's methods take."""
     options = call.options
     keywords = dict(options.parameters)
     if options.response_format is not None:
@@ -118,7 +118,7 @@ def _prepared(model: LLM, call: Call, target: Target) -> tuple[list[ChatMessage]
     if isinstance(options.tools[0], Mapping):
         return messages, {**keywords, "tools": options.tools, "tool_choice": options.tool_choice}
     if not isinstance(model, FunctionCallingLLM):
-        msg = f"{type(model).__name__} can't be an expert for calls with tools: it is no FunctionCallingLLM"
+        msg = f"{type(model).__name__} can't be an expert for calls with tools: it must be a FunctionCallingLLM"
         raise ConfigurationError(msg)
     prepared = model._prepare_chat_with_tools_compat(  # noqa: SLF001 - what its own chat_with_tools calls
         options.tools, chat_history=messages, **call.tool_options, **keywords
@@ -127,15 +127,15 @@ def _prepared(model: LLM, call: Call, target: Target) -> tuple[list[ChatMessage]
 
 
 def _with_blocks(model: LLM, call: Call, response: ChatResponse) -> ChatResponse:
-    """The response with its tool calls as blocks, which older integrations keep in a form of their own."""
+    """The response with its tool calls as blocks; older integrations have a form of their own."""
     if not call.options.tools or not isinstance(model, FunctionCallingLLM):
         return response
     message = response.message
     if not any(isinstance(block, ToolCallBlock) for block in message.blocks):
-        calls = model.get_tool_calls_from_response(response, error_on_no_tool_call=False)
+        tool_calls = model.get_tool_calls_from_response(response, error_on_no_tool_call=False)
         message.blocks.extend(
-            ToolCallBlock(tool_call_id=one.tool_id, tool_name=one.tool_name, tool_kwargs=one.tool_kwargs)
-            for one in calls
+            ToolCallBlock(tool_call_id=call.tool_id, tool_name=call.tool_name, tool_kwargs=call.tool_kwargs)
+            for call in tool_calls
         )
     return response
 
@@ -146,4 +146,4 @@ FRAMEWORK: Framework[LLM, LLM] = Framework(
     at_endpoint=lambda endpoint: TGILLM.of_expert(endpoint.expert, url=endpoint.client.url, endpoint=endpoint),
     reader=AnswerReader(facts=answer_facts, text=lambda response: response.delta or ""),
 )
-"""LlamaIndex, as the core sees it."""
+"""How the core handles LlamaIndex's models and answers."""

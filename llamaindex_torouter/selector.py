@@ -1,4 +1,4 @@
-"""TORouterSelector: chooses among query engines, retrievers or other choices by a trained router, without an LLM."""
+"""TORouterSelector: selects query engines, retrievers or other choices by a trained router, without an LLM."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ T = TypeVar("T")
 
 
 class TORouterSelector(BaseSelector):
-    """Selects the choices whose experts a trained router ranks first.
+    """Selects the choices whose experts a trained router ranks highest.
 
-    A choice stands for the expert that its name (`ToolMetadata.name`; a plain string is its own name) says, through
-    `names` where it differs. Experts without a choice are left out; every choice needs its own expert.
+    Each choice must have an expert of its own. A choice's name (`ToolMetadata.name`, or the text of a plain string) is
+    its expert's name, unless `names` maps it to another one. Experts without a choice are ignored.
 
     Args:
         router: A trained router, its directory, or its id on the Hugging Face Hub.
-        names: Choice name to expert name, for choices that are called otherwise than their experts.
-        policy: How scores become a ranking.
-        experts: The experts' prices, tags and windows, for a policy that weighs them. They need no urls.
-        top_n: Most choices that are selected; None for any number.
-        threshold: Least score of a choice that is selected beside the first.
+        names: The expert's name by the choice's name, where the two differ.
+        policy: Turns scores into a ranking.
+        experts: The experts with their prices, tags and windows, for a policy that uses them. They need no urls.
+        top_n: Most choices to select; None for no limit.
+        threshold: Lowest score of a selected choice; the first one is selected whatever its score.
 
     Raises:
-        ConfigurationError: An argument can't be used. When selecting: a choice stands for no expert, or two for one.
+        ConfigurationError: An argument is invalid. On selection: a choice has no expert, or two choices have the same.
         CheckpointError: The router can't be loaded.
     """
 
@@ -62,7 +62,7 @@ class TORouterSelector(BaseSelector):
         self._threshold = threshold
 
     def as_tool_retriever(self, tools: Sequence[T]) -> SelectedTools[T]:
-        """The same choice for `ToolRetrieverRouterQueryEngine`, which takes a retriever of tools and no selector."""
+        """The same selection as a retriever of tools, which `ToolRetrieverRouterQueryEngine` takes."""
         return SelectedTools(self, tools)
 
     def _select(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
@@ -77,19 +77,19 @@ class TORouterSelector(BaseSelector):
         return {}
 
     def _update_prompts(self, prompts: PromptDictType) -> None:
-        """There is no prompt."""
+        """The selector has no prompts."""
 
     def _experts_of(self, choices: Sequence[ToolMetadata]) -> list[str]:
         """The expert of each choice."""
-        known = self._routed.experts
-        called = [choice.name or choice.description for choice in choices]
-        experts = [self._names.get(name, name) for name in called]
+        pool = self._routed.experts
+        names = [choice.name or choice.description for choice in choices]
+        experts = [self._names.get(name, name) for name in names]
         if not experts:
-            raise ConfigurationError("there is no choice to select from: give at least one")
-        strange = [name for name, expert in zip(called, experts, strict=True) if expert not in known]
-        if strange or len(set(experts)) < len(experts):
-            what = f"no expert for {', '.join(strange)}" if strange else "one expert for several choices"
-            msg = f"{what}: the choices are {', '.join(called)}; the router knows {', '.join(known)}; "
+            raise ConfigurationError("choices is empty: give at least one")
+        unknown = [name for name, expert in zip(names, experts, strict=True) if expert not in pool]
+        if unknown or len(set(experts)) < len(experts):
+            problem = f"no expert for {', '.join(unknown)}" if unknown else "one expert for several choices"
+            msg = f"{problem}: the choices are {', '.join(names)}; the router knows {', '.join(pool)}; "
             raise ConfigurationError(msg + "name each choice as its expert, or give names={choice: expert}")
         return experts
 
@@ -98,24 +98,23 @@ class TORouterSelector(BaseSelector):
 
     def _selected(self, experts: Sequence[str], decision: RouteDecision) -> SelectorResult:
         emit(decision)
-        chosen = decision.ranking[: self._top_n]
-        if self._threshold is not None:
-            least = self._threshold
-            chosen = chosen[:1] + tuple(name for name in chosen[1:] if decision.scores[name] >= least)
+        selected = decision.ranking[: self._top_n]
+        if (least := self._threshold) is not None:
+            selected = selected[:1] + tuple(name for name in selected[1:] if decision.scores[name] >= least)
         scores = ", ".join(f"{name} {decision.scores[name]:.3f}" for name in decision.ranking)
         return SelectorResult(
             selections=[
                 SingleSelection(
                     index=experts.index(name),
-                    reason=f"{name} is number {place} of the ranking ({decision.reason}); scores: {scores}",
+                    reason=f"{name} is number {rank} of the ranking ({decision.reason}); scores: {scores}",
                 )
-                for place, name in enumerate(chosen, 1)
+                for rank, name in enumerate(selected, 1)
             ]
         )
 
 
 class SelectedTools(ObjectRetriever[T], Generic[T]):
-    """Retrieves from a fixed list the tools that a selector selects."""
+    """Retrieves the tools of a fixed list that a selector selects."""
 
     def __init__(self, selector: TORouterSelector, tools: Sequence[T]) -> None:
         self._selector = selector

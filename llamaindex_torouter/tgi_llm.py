@@ -1,4 +1,4 @@
-"""TGILLM: one TGI endpoint, or another server with `/v1/chat/completions`, as a LlamaIndex LLM."""
+"""TGILLM: a LlamaIndex LLM of one TGI endpoint, or of another server with `/v1/chat/completions`."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ from torouter.runtime.retry import Retry
 
 
 class TGILLM(ExpertLLM):
-    """An LLM behind a Text Generation Inference (TGI) endpoint.
+    """An LLM that calls one Text Generation Inference (TGI) endpoint, or another OpenAI-like server.
 
-    Synchronous methods run the asynchronous ones. `response.raw` holds `model`, `finish_reason` and `usage`.
+    `response.raw` holds `model`, `finish_reason` and `usage`. For a server that was started with `--api-key`, give that
+    key as `api_key`, or in the environment variable `TGI_API_KEY`.
 
     Examples:
         ```python
@@ -50,12 +51,12 @@ class TGILLM(ExpertLLM):
         ```
 
     Raises:
-        ConfigurationError: An argument can't be used; the message names it and the fix.
+        ConfigurationError: An argument is invalid; the message names it and the fix.
     """
 
     base_url: str = Field(
         default_factory=lambda: os.environ.get("TGI_BASE_URL", "http://127.0.0.1:3000"),
-        description="Address of the server; by default that of TGI_BASE_URL, or TGI's own default port.",
+        description="Address of the server; by default TGI_BASE_URL, else port 3000 on this machine.",
     )
     model: str | None = Field(default=None, description='LoRA adapter (api "tgi") or served model (api "openai").')
     api: Api = Field(default="tgi", description='"openai" for vLLM, SGLang, llama.cpp and `transformers serve`.')
@@ -63,29 +64,29 @@ class TGILLM(ExpertLLM):
     abilities: tuple[Ability, ...] = Field(
         default=("tools", "json_schema"), description="What the served model can do beyond text."
     )
-    context_window: int | None = Field(default=None, description="Tokens of input and output together.")
-    max_retries: int = Field(default=2, ge=0, description="Further tries after a passing failure.")
+    context_window: int | None = Field(default=None, description="Most tokens of input and output together.")
+    max_retries: int = Field(default=2, ge=0, description="Retries after a temporary failure before the first token.")
     timeouts: Timeouts = Field(default=Timeouts(), exclude=True, description="Limits of one request.")
 
     _endpoint: Endpoint = PrivateAttr()
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # Not in a validator: pydantic would wrap our errors into its own.
-        key = "TGI_API_KEY"  # read when the server is first called, so that no pickle holds it
-        own = self.api_key is not None or not os.environ.get(key)
-        self._endpoint = Endpoint.of(self, name="TGILLM", api_key_env=None if own else key)
+        # Not in a validator: pydantic would wrap torouter's errors in its own.
+        variable = "TGI_API_KEY"  # read when the server is first called, so that no pickle holds the key
+        use_variable = self.api_key is None and os.environ.get(variable)
+        self._endpoint = Endpoint.of(self, name="TGILLM", api_key_env=variable if use_variable else None)
 
     @classmethod
     def of_expert(
         cls, expert: Expert, *, url: str | None = None, endpoint: Endpoint | None = None, **fields: Any
     ) -> Self:
-        """An LLM that calls this expert, with all that its description says: token, prefix and parameters.
+        """An LLM that calls this expert, with its token, prefix and parameters.
 
         Args:
             expert: The expert.
             url: Which of its urls to call, by default the first.
-            endpoint: What calls it, in place of an endpoint of the LLM's own.
+            endpoint: An endpoint to share; by default the LLM makes its own.
             fields: Further fields of the LLM, such as `temperature`, `max_retries` and `timeouts`.
 
         Raises:
@@ -123,7 +124,7 @@ class TGILLM(ExpertLLM):
     def _abilities(self) -> frozenset[Ability]:
         return frozenset(self.abilities)
 
-    # --- the same methods with callbacks: a call's one LLM event ---
+    # --- the same methods with callbacks, which emit the call's only LLM events ---
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:

@@ -57,6 +57,10 @@ class ToolCall:
             return None
         return value if isinstance(value, dict) else None
 
+    def to_openai(self) -> dict[str, Any]:
+        """The call as OpenAI's object."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:

@@ -75,7 +75,7 @@ class Next:
 
 @dataclass(frozen=True)
 class Raised:
-    """The error is raised at once, and nobody cools down."""
+    """The error is raised at once, and no expert cools down."""
 
     error: type[ExpertError]
 
@@ -182,11 +182,11 @@ class Case:
     async def aask(self, *, streamed: bool) -> Received:
         return await aask(self.model, PROMPT, streamed=streamed, callbacks=[self.runs])
 
-    def shown(self, *told: Received) -> str:
+    def shown(self, *received: Received) -> str:
         """Everything that a log, a trace or a debugger could get hold of."""
         texts = [repr(self.model), str(self.model), repr(self.model._routed.dispatcher.snapshot())]
         texts += [repr(run.model_dump()) for run in self.runs.traced_runs]
-        for one in told:
+        for one in received:
             texts.append(f"{one} {one.error}")
             if one.error is not None:
                 trace = traceback.TracebackException.from_exception(one.error, capture_locals=True)
@@ -214,19 +214,19 @@ def test_a_fault_ends_as_the_failure_table_says_and_leaves_nothing(
 
     with listening() as events:
         if way == "sync":
-            told, after = case.ask(streamed=streamed), case.ask(streamed=streamed)
+            received, after = case.ask(streamed=streamed), case.ask(streamed=streamed)
             loop = background.background_loop()
             assert not asyncio.all_tasks(loop)
             _check_connections(world, loop)
         else:
-            told, after = asyncio.run(_asked(case, streamed=streamed))
+            received, after = asyncio.run(_asked(case, streamed=streamed))
     assert set(threading.enumerate()) <= threads
     if fault is stopped:
         world.first.start()
 
-    _check(told, outcome)
+    _check(received, outcome)
     _check_next_call(world, after, outcome)
-    shown = case.shown(told, after) + caplog.text + "".join(repr(event.model_dump()) for event in events)
+    shown = case.shown(received, after) + caplog.text + "".join(repr(event.model_dump()) for event in events)
     for name, server in world.servers.items():
         assert {request.headers.get("Authorization") for request in server.requests} <= {f"Bearer {CANARY[name]}"}
         assert {request.path for request in server.requests} <= {"/v1/chat/completions"}
@@ -236,10 +236,10 @@ def test_a_fault_ends_as_the_failure_table_says_and_leaves_nothing(
 
 
 async def _asked(case: Case, *, streamed: bool) -> tuple[Received, Received]:
-    told, after = await case.aask(streamed=streamed), await case.aask(streamed=streamed)
+    received, after = await case.aask(streamed=streamed), await case.aask(streamed=streamed)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     await asyncio.to_thread(_check_connections, case.world, asyncio.get_running_loop())
-    return told, after
+    return received, after
 
 
 def _check_connections(world: World, loop: asyncio.AbstractEventLoop) -> None:
@@ -250,23 +250,23 @@ def _check_connections(world: World, loop: asyncio.AbstractEventLoop) -> None:
     assert not session.connector._acquired  # aiohttp has no public word for it
 
 
-def _check(told: Received, outcome: Outcome) -> None:
-    error = told.error
+def _check(received: Received, outcome: Outcome) -> None:
+    error = received.error
     if isinstance(outcome, Whole | Next):
         assert error is None, traceback.format_exception(error)
-        assert told.text == (TEXT["second"] if isinstance(outcome, Next) else outcome.text)
-        assert told.routing is not None
-        assert told.routing["expert"] == ("second" if isinstance(outcome, Next) else "first")
-        failed = [(attempt["expert"], attempt["error"]) for attempt in told.routing["failed_attempts"]]
+        assert received.text == (TEXT["second"] if isinstance(outcome, Next) else outcome.text)
+        assert received.routing is not None
+        assert received.routing["expert"] == ("second" if isinstance(outcome, Next) else "first")
+        failed = [(attempt["expert"], attempt["error"]) for attempt in received.routing["failed_attempts"]]
         assert failed == ([("first", outcome.error.__name__)] if isinstance(outcome, Next) else [])
         return
     assert isinstance(error, outcome.error)
     assert error.expert == "first"
-    assert error.partial_text == told.text
+    assert error.partial_text == received.text
     if isinstance(outcome, Broken):
-        assert told.text
-        assert TEXT["first"].startswith(told.text)
-        assert outcome.tokens is None or told.text == "".join(TOKENS["first"][: outcome.tokens])
+        assert received.text
+        assert TEXT["first"].startswith(received.text)
+        assert outcome.tokens is None or received.text == "".join(TOKENS["first"][: outcome.tokens])
 
 
 def _check_next_call(world: World, after: Received, outcome: Outcome) -> None:

@@ -70,7 +70,7 @@ def test_no_call_fails_while_one_expert_is_healthy_and_answers_are_never_mixed(
                 if fault is None:
                     servers[name].stop()
             try:
-                told = await asyncio.gather(
+                received = await asyncio.gather(
                     *(aask(model, f"ask {first}", streamed=streamed) for first, streamed in planned)
                 )
             finally:
@@ -78,7 +78,7 @@ def test_no_call_fails_while_one_expert_is_healthy_and_answers_are_never_mixed(
                     servers[name].always(None)
                     if fault is None:
                         servers[name].start()
-            for (_, streamed), one in zip(planned, told, strict=True):
+            for (_, streamed), one in zip(planned, received, strict=True):
                 _check(one, healthy, ill, streamed=streamed)
         assert all(replica.in_flight == 0 for replica in model._routed.dispatcher.snapshot())
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -86,19 +86,19 @@ def test_no_call_fails_while_one_expert_is_healthy_and_answers_are_never_mixed(
     asyncio.run(main())
 
 
-def _check(told: Received, healthy: str, ill: dict[str, Reply | None], *, streamed: bool) -> None:
-    if told.error is None:
-        assert told.text == "".join(TOKENS[healthy])
-        assert told.routing is not None
-        assert told.routing["expert"] == healthy
+def _check(received: Received, healthy: str, ill: dict[str, Reply | None], *, streamed: bool) -> None:
+    if received.error is None:
+        assert received.text == "".join(TOKENS[healthy])
+        assert received.routing is not None
+        assert received.routing["expert"] == healthy
         return
-    # Only a stream that an ill expert had begun may end with an error, and with nobody else's text.
-    error = told.error
+    # Only a stream that an ill expert had begun may end with an error, and never with another expert's text.
+    error = received.error
     assert isinstance(error, ExpertGenerationError | TruncatedReplyError)
     assert streamed
     fault = ill[error.expert]
     assert isinstance(fault, Mishap)
     assert fault.after
-    assert told.text
-    assert "".join(TOKENS[error.expert]).startswith(told.text)
-    assert error.partial_text == told.text
+    assert received.text
+    assert "".join(TOKENS[error.expert]).startswith(received.text)
+    assert error.partial_text == received.text

@@ -89,7 +89,7 @@ async def test_however_a_token_is_given_it_is_sent_and_not_shown(
     model._routed.dispatcher._hooks = (events.append,)
     runs = RunCollectorCallbackHandler()
 
-    with listening() as told:
+    with listening() as reported:
         answers = [ask(model, "first", streamed=streamed, callbacks=[runs]) for streamed in (False, True)]
         answers += [await aask(model, "second", streamed=streamed, callbacks=[runs]) for streamed in (False, True)]
         locked.script(Fault.bytes(401, {}, HEADER.encode()))
@@ -101,7 +101,7 @@ async def test_however_a_token_is_given_it_is_sent_and_not_shown(
     shown = [repr(model), str(model), pprint.pformat(model), dumps(model), repr(model._routed.dispatcher.snapshot())]
     shown += [repr(model._routed.experts), repr(list(model._routed.experts.values())), repr(model._routed._endpoints)]
     shown += [repr(copy.copy(model)), repr(answers), caplog.text]
-    shown += [repr(event) for event in events] + [repr(event.model_dump()) for event in told]
+    shown += [repr(event) for event in events] + [repr(event.model_dump()) for event in reported]
     shown += [run.model_dump_json() for run in runs.traced_runs]
     shown += traceback.TracebackException.from_exception(refused.error, capture_locals=True).format()
     if framework == "langchain":

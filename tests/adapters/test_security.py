@@ -144,9 +144,11 @@ def test_a_graphs_external_data_stay_inside(copied: Path, tmp_path: Path, where:
     weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[4])
     weights.data_location = onnx.TensorProto.EXTERNAL
     weights.external_data.add(key="location", value=str(outside) if where == "absolute" else where)
-    given, made = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in ("x", "features"))
+    graph_input, graph_output = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in ("x", "features")
+    )
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Add", ["x", "w"], ["features"])], "g", [given], [made], [weights]
+        [onnx.helper.make_node("Add", ["x", "w"], ["features"])], "g", [graph_input], [graph_output], [weights]
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     (copied / "model_int8.onnx").write_bytes(model.SerializeToString())
@@ -211,14 +213,14 @@ def test_code_in_a_checkpoint_is_not_run(copied: Path, tmp_path: Path, model_typ
 
 def test_every_test_that_the_page_names_is_there() -> None:
     page = (ROOT / "docs" / "security.md").read_text()
-    file, found = Path(), 0
+    file, checked = Path(), 0
     for named_file, test in re.findall(r"`(test_\w+\.py)?(?:::(test_\w+))?`", page):
         if named_file:
             (file,) = (ROOT / "tests").rglob(named_file)
         if test:
-            found += 1
+            checked += 1
             assert f"def {test}(" in file.read_text(), f"{file}::{test}"
-    assert found > 20
+    assert checked > 20
 
 
 def test_no_module_unpickles_evaluates_or_switches_checks_off() -> None:

@@ -1,4 +1,4 @@
-"""When an expert is left alone, who tries whether it is back, and what of it can be seen."""
+"""When an expert cools down, which call probes it afterwards, and what a snapshot shows of it."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_a_wrong_request_is_not_tried_again(tgi: ScriptedTGI) -> None:
     assert len(tgi.requests) == 1
 
 
-def test_a_bad_url_is_told_at_construction() -> None:
+def test_a_bad_url_is_refused_at_construction() -> None:
     with pytest.raises(ConfigurationError, match="url='nowhere'"):
         ChatTGI(base_url="nowhere")
 
@@ -160,6 +160,17 @@ def test_earlier_tool_calls_are_sent_without_content_since_tgi_would_drop_them(t
     chat(tgi).invoke([HumanMessage("hi"), AIMessage("thinking", tool_calls=[call]), HumanMessage("go on")])
     assert tgi.requests[-1].lost == ()
     assert tgi.requests[-1].body["messages"][1]["tool_calls"][0]["function"]["name"] == "square"
+
+
+def test_an_earlier_tool_call_is_sent_as_it_was_also_where_its_arguments_are_no_json(tgi: ScriptedTGI) -> None:
+    valid = {"name": "add", "args": {"city": "Zürich"}, "id": "call_1", "type": "tool_call"}
+    invalid = {"name": "add", "args": '{"a": 1', "id": "call_2", "error": "cut", "type": "invalid_tool_call"}
+    turn = AIMessage("", tool_calls=[valid], invalid_tool_calls=[invalid])
+    chat(tgi).invoke([HumanMessage("add"), turn, HumanMessage("again")])
+    assert tgi.requests[-1].body["messages"][1]["tool_calls"] == [
+        {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"city": "Zürich"}'}},
+        {"id": "call_2", "type": "function", "function": {"name": "add", "arguments": '{"a": 1'}},
+    ]
 
 
 @tool

@@ -32,7 +32,7 @@ QUESTION = "ask math about roots"
 
 @dataclass
 class Pipeline:
-    """The world, the LLM of a pipeline with a window for much context, and everything that was counted and told."""
+    """The world, the LLM of a pipeline with a window for much context, and all counts and events."""
 
     world: World
     llm: RoutedLLM

@@ -76,11 +76,11 @@ def test_the_expert_that_the_router_ranks_first_answers(world: World) -> None:
 
 
 def test_the_answer_carries_its_way_in_plain_json(world: World) -> None:
-    told = routing(world.llm.complete("ask math please"))
-    assert json.loads(json.dumps(told)) == told
-    assert told["ranking"] == ["math", "code"]
-    assert told["scores"] == {"code": pytest.approx(0.6), "math": pytest.approx(1.5)}
-    assert told["failed_attempts"] == []
+    block = routing(world.llm.complete("ask math please"))
+    assert json.loads(json.dumps(block)) == block
+    assert block["ranking"] == ["math", "code"]
+    assert block["scores"] == {"code": pytest.approx(0.6), "math": pytest.approx(1.5)}
+    assert block["failed_attempts"] == []
 
 
 async def test_all_eight_methods_give_the_same_answer(world: World) -> None:

@@ -83,7 +83,7 @@ def test_an_expert_without_a_choice_is_left_out() -> None:
     [
         (("poet", "math"), r"no expert for poet: the choices are poet, math; the router knows code, math, facts"),
         (("math", "calculator"), r"one expert for several choices: the choices are math, calculator"),
-        ((), r"no choice"),
+        ((), r"choices is empty: give at least one"),
     ],
 )
 def test_choices_that_do_not_fit_the_experts_are_refused_with_both_sides(names: Any, message: str) -> None:

@@ -211,7 +211,7 @@ async def test_an_expert_that_has_only_failed_may_be_mended(tgi, tmp_path):
 async def test_an_expert_that_is_left_out_or_a_query_with_a_new_text_is_refused(tgi, tmp_path):
     out = tmp_path / "out.parquet"
     await collect(pool(tgi), QUERIES, out)
-    with pytest.raises(ConfigurationError, match="answers of 'two', who is not among the experts"):
+    with pytest.raises(ConfigurationError, match="answers of 'two', which is not among the experts"):
         await collect(pool(tgi, "one"), QUERIES, out)
     with pytest.raises(ConfigurationError, match="query 'q0' has another text"):
         await collect(pool(tgi), [Query("q0", "facts", "Something else?")], out)
@@ -219,7 +219,7 @@ async def test_an_expert_that_is_left_out_or_a_query_with_a_new_text_is_refused(
 
 async def test_a_second_run_at_the_same_time_is_refused(tgi, tmp_path):
     out = tmp_path / "out.parquet"
-    refused = pytest.raises(ConfigurationError, match="another torouter collect is at work")
+    refused = pytest.raises(ConfigurationError, match="another `torouter collect` is writing it")
     with CellJournal(tmp_path / "out.parquet.journal.jsonl"), refused:
         await collect(pool(tgi), QUERIES, out)
     await collect(pool(tgi), QUERIES, out)

@@ -46,7 +46,7 @@ def test_a_call_from_the_loop_itself_is_refused_instead_of_waiting_for_ever() ->
     async def outer() -> None:
         background.run(inner())
 
-    with pytest.raises(RuntimeError, match="asynchronous twin"):
+    with pytest.raises(RuntimeError, match="asynchronous version"):
         background.run(outer())
 
 
@@ -89,8 +89,8 @@ async def numbers():
 builtins.kept = background.iterate(numbers())
 print(next(builtins.kept))
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
-    assert (found.returncode, found.stdout, found.stderr) == (0, "1\n", "")
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "1\n", "")
 
 
 def test_many_threads_share_the_loop() -> None:
@@ -118,5 +118,5 @@ if child == 0:
     os._exit(0 if background.run(answer()) == 42 else 1)
 assert os.waitpid(child, 0)[1] == 0
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
-    assert (found.returncode, found.stderr) == (0, "")
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (process.returncode, process.stderr) == (0, "")

@@ -71,8 +71,8 @@ async def called(experts: RoutedExperts) -> Served[str]:
     return await Caller(experts).call()
 
 
-class Heard(logging.Handler):
-    """Tells an event loop when something is logged."""
+class Warnings(logging.Handler):
+    """Collects warnings and sets an event on its loop at the first."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -85,16 +85,16 @@ class Heard(logging.Handler):
 
 
 @pytest.fixture
-async def heard() -> AsyncIterator[Heard]:
+async def warnings() -> AsyncIterator[Warnings]:
     """Warnings of the handshake."""
-    handler = Heard()
+    handler = Warnings()
     logging.getLogger("torouter.runtime.handshake").addHandler(handler)
     yield handler
     logging.getLogger("torouter.runtime.handshake").removeHandler(handler)
 
 
 @pytest.mark.parametrize(
-    ("before", "described", "said"),
+    ("before", "described", "reason"),
     [
         ("test/before", None, "the router was trained for 'test/before'"),
         (None, "test/wanted", "it is to serve 'test/wanted'"),
@@ -102,19 +102,19 @@ async def heard() -> AsyncIterator[Heard]:
     ],
 )
 async def test_another_model_is_told_once_with_both_ids_and_answers_all_the_same(
-    tgi: ScriptedTGI, heard: Heard, before: str | None, described: str | None, said: str
+    tgi: ScriptedTGI, warnings: Warnings, before: str | None, described: str | None, reason: str
 ) -> None:
     experts = routed(trained(a=before), Expert(name="a", url=tgi.url, model=described), settings=DispatchSettings())
-    assert (await Caller(experts, until=heard.event.wait).call()).expert == "a"
+    assert (await Caller(experts, until=warnings.event.wait).call()).expert == "a"
     await called(experts)
-    assert heard.messages == [f"expert 'a' at {tgi.url} serves 'test/expert', but {said}"]
+    assert warnings.messages == [f"expert 'a' at {tgi.url} serves 'test/expert', but {reason}"]
     assert len(tgi.gets) == 1
 
 
-async def test_many_first_calls_at_once_ask_once(tgi: ScriptedTGI, heard: Heard) -> None:
+async def test_many_first_calls_at_once_ask_once(tgi: ScriptedTGI, warnings: Warnings) -> None:
     experts = routed(trained(a="test/before"), Expert(name="a", url=tgi.url), settings=DispatchSettings())
-    await asyncio.gather(*(Caller(experts, until=heard.event.wait).call() for _ in range(8)))
-    assert (len(tgi.requests), len(tgi.gets), len(heard.messages)) == (8, 1, 1)
+    await asyncio.gather(*(Caller(experts, until=warnings.event.wait).call() for _ in range(8)))
+    assert (len(tgi.requests), len(tgi.gets), len(warnings.messages)) == (8, 1, 1)
 
 
 async def test_an_answer_does_not_wait_for_a_server_that_tells_nothing() -> None:
@@ -130,19 +130,19 @@ async def test_an_answer_does_not_wait_for_a_server_that_tells_nothing() -> None
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_an_answer_that_comes_first_does_not_end_the_handshake(tgi: ScriptedTGI, heard: Heard) -> None:
+async def test_an_answer_that_comes_first_does_not_end_the_handshake(tgi: ScriptedTGI, warnings: Warnings) -> None:
     experts = routed(trained(a="test/before"), Expert(name="a", url=tgi.url), settings=DispatchSettings())
 
     async def ask(_: Target) -> str:
         return "answer"
 
     await experts.call(experts.decide(RouteQuery(text="Hi")), ask)
-    await heard.event.wait()
+    await warnings.event.wait()
     assert len(tgi.gets) == 1
 
 
 async def test_a_refused_expert_gets_no_request_and_the_next_one_answers(
-    tgi: ScriptedTGI, other: ScriptedTGI, heard: Heard
+    tgi: ScriptedTGI, other: ScriptedTGI, warnings: Warnings
 ) -> None:
     first, second = Expert(name="a", url=tgi.url), Expert(name="b", url=other.url)
     experts = routed(trained(a="test/before", b="test/other"), first, second)
@@ -151,7 +151,7 @@ async def test_a_refused_expert_gets_no_request_and_the_next_one_answers(
     assert "serves 'test/expert', but the router was trained for 'test/before'" in served.attempts[0].message
     assert not tgi.requests
     assert [row.state for row in experts.health()] == ["cooling", "ready"]
-    assert not heard.messages
+    assert not warnings.messages
 
 
 async def test_a_stream_is_refused_too(tgi: ScriptedTGI, other: ScriptedTGI) -> None:
@@ -178,10 +178,10 @@ def test_langchain_calls_it_a_model_that_is_not_found(tgi: ScriptedTGI) -> None:
 
 async def test_a_mended_server_is_asked_again(tgi: ScriptedTGI) -> None:
     settings = DispatchSettings(handshake="refuse", access_cooldown=0)
-    experts = routed(trained(a="test/mended"), Expert(name="a", url=tgi.url), settings=settings)
+    experts = routed(trained(a="test/fixed"), Expert(name="a", url=tgi.url), settings=settings)
     with pytest.raises(ExpertMismatchError):
         await called(experts)
-    tgi.on_get("/info", told(model_id="test/mended"))
+    tgi.on_get("/info", info_of(model_id="test/fixed"))
     assert (await called(experts)).expert == "a"
 
 
@@ -213,7 +213,7 @@ async def test_a_server_that_can_not_tell_now_is_asked_again(tgi: ScriptedTGI) -
     tgi.on_get("/info", Fault.html_502())
     experts = routed(trained(a="test/before"), Expert(name="a", url=tgi.url))
     await called(experts)
-    tgi.on_get("/info", told(model_id="test/expert"))
+    tgi.on_get("/info", info_of(model_id="test/expert"))
     with pytest.raises(ExpertMismatchError):
         await called(experts)
 
@@ -281,5 +281,5 @@ def test_an_unknown_mode_is_refused(wrong: Any) -> None:
         DispatchSettings(handshake=wrong)
 
 
-def told(**facts: Any) -> Raw:
+def info_of(**facts: Any) -> Raw:
     return Raw(200, {"content-type": "application/json"}, json.dumps(facts).encode())

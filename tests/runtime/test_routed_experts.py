@@ -89,7 +89,7 @@ def test_scores_of_another_shape_are_refused() -> None:
             return np.zeros((len(queries), 3), dtype=np.float32)
 
     experts, _ = routed(Wide)
-    with pytest.raises(ConfigurationError, match=r"Wide.scores gives shape \(1, 3\); let it give \(1, 2\)"):
+    with pytest.raises(ConfigurationError, match=r"Wide.scores returns shape \(1, 3\): it must return \(1, 2\)"):
         experts.decide(RouteQuery(text="ask math"))
 
 
@@ -118,8 +118,8 @@ async def test_a_repeated_text_is_scored_once(text: str) -> None:
 
 async def test_long_texts_that_differ_at_their_end_are_told_apart() -> None:
     experts, _ = routed(Slow)
-    found = [(await experts.adecide(RouteQuery(text="word " * 1000 + name))).expert for name in ("math", "code")]
-    assert found == ["math", "code"]
+    chosen = [(await experts.adecide(RouteQuery(text="word " * 1000 + name))).expert for name in ("math", "code")]
+    assert chosen == ["math", "code"]
 
 
 def test_remembered_scores_are_bounded_in_bytes() -> None:

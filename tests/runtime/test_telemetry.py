@@ -239,10 +239,14 @@ async def test_a_hedged_calls_span_tells_of_the_attempt_that_answered(recording:
     await settle()
     await time.advance(5)
     await call
-    told = [dict(span.attributes or {}) for span in recording.spans]
-    assert [attributes.get("torouter.attempt") for attributes in told] == [2, 1, None]
-    assert [attributes["gen_ai.response.model"] for attributes in told] == ["served by b", "served by a", "served by b"]
-    assert [attributes.get("error.type") for attributes in told] == [None, "CancelledError", None]
+    recorded = [dict(span.attributes or {}) for span in recording.spans]
+    assert [attributes.get("torouter.attempt") for attributes in recorded] == [2, 1, None]
+    assert [attributes["gen_ai.response.model"] for attributes in recorded] == [
+        "served by b",
+        "served by a",
+        "served by b",
+    ]
+    assert [attributes.get("error.type") for attributes in recorded] == [None, "CancelledError", None]
     assert [
         attributes["server.address"] for _, attributes in recording.metrics()["gen_ai.client.operation.duration"]
     ] == ["b.test"]

@@ -111,11 +111,11 @@ def test_a_tokenizer_that_cannot_be_used_is_told_once_and_the_estimate_decides(
         assert route("secret words " * 200).ranking == ("math",)
         assert route("secret " * 50).ranking == ("code", "math")
         assert len(warnings()) == number
-        told = warnings()[-1]
-        assert "'code'" in told
-        assert repr(name) in told
-        assert "give the path" in told
-        assert "secret" not in told
+        warning = warnings()[-1]
+        assert "'code'" in warning
+        assert repr(name) in warning
+        assert "give the path" in warning
+        assert "secret" not in warning
 
 
 def test_an_input_that_must_fit_loads_nothing(

@@ -1,4 +1,4 @@
-"""From a decision to an answer: the order of experts, their health and the deadline."""
+"""Carries out decisions: calls the ranked experts in order, within one deadline, and tracks their health."""
 
 from torouter.chat import AnswerFacts
 from torouter.dispatch.answers import AnswerReader, Served, ServedStream, StartedStream, Target

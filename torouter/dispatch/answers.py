@@ -1,4 +1,4 @@
-"""What passes between the dispatcher and whoever calls an expert: a target, and an answer or a stream."""
+"""The values that pass between the dispatcher and its caller: a target, and a whole or a streamed answer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to call: one replica ("" where a framework's object is the expert), and the seconds left of the deadline.
+    """One replica to call, and the time left for it.
 
-    `tell` records facts of the answer for hooks and estimates; the dispatcher calls it with what its reader finds.
+    Attributes:
+        expert: The expert.
+        url: The replica's address, "" where a framework's object is the expert.
+        seconds: Time left of the call's deadline, None for no limit.
+        tell: Records facts of the answer for hooks and estimates. The dispatcher calls it with what its reader finds.
     """
 
     expert: Expert
@@ -40,7 +44,7 @@ class AnswerReader(Generic[T_contra]):
     """Reads the answers of one framework, whose classes the dispatcher does not know.
 
     Attributes:
-        facts: Model and tokens of a whole answer or of one item of a stream, None where it states none.
+        facts: Model and tokens that a whole answer or one item of a stream states; None where it states neither.
         text: The text that one item adds to its stream.
     """
 
@@ -50,7 +54,7 @@ class AnswerReader(Generic[T_contra]):
 
 @dataclass(frozen=True, slots=True)
 class Served(Generic[T]):
-    """An answer, who gave it, and who had failed before. `milliseconds` is the whole call's time."""
+    """A whole answer, the replica that gave it, the attempts that failed before, and the time of the whole call."""
 
     value: T
     decision: RouteDecision
@@ -66,7 +70,7 @@ class Served(Generic[T]):
 
 
 class StartedStream(Generic[T]):
-    """A stream whose first item has arrived; `aclose` frees what it holds, as does reading it to its end."""
+    """A stream whose first item has arrived. Its end, or `aclose`, releases its connection."""
 
     def __init__(self, first: T, rest: AsyncGenerator[T, None]) -> None:
         self._first: list[T] = [first]
@@ -74,7 +78,7 @@ class StartedStream(Generic[T]):
 
     @classmethod
     async def of(cls, stream: AsyncGenerator[T, None]) -> StartedStream[T]:
-        """Wait for the first item; a stream that fails before it is closed.
+        """Wait for the first item; a stream that fails before its first item is closed.
 
         Raises:
             StopAsyncIteration: The stream is empty.
@@ -98,7 +102,7 @@ class StartedStream(Generic[T]):
 
 
 class ServedStream(StartedStream[T]):
-    """A stream that one expert serves from here on: its errors pass on as they are. `aclose` frees its slot."""
+    """A stream that one expert has begun: no other expert is called, and its errors are raised unchanged."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How long one attempt may take: a share of the time left while another expert could answer, else all of it."""
+"""The time limit of one attempt: a share of the time left while another replica is ready, else all of it."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from contextlib import asynccontextmanager
 from torouter.dispatch.failover import FailoverState
 from torouter.dispatch.replica import Lease
 
-_LAST_LOOK = 0.01
-"""Seconds before the deadline from which on nobody looks again."""
+_LAST_CHECK = 0.01
+"""Seconds. With less time left, the other replicas are not checked again."""
 
 
 @asynccontextmanager
 async def attempt_timeout(failover: FailoverState, lease: Lease) -> AsyncIterator[asyncio.Timeout]:
-    """Raise TimeoutError once the attempt has had its time, as `asyncio.timeout` does; yields that timer.
+    """Raise TimeoutError at the attempt's time limit, as `asyncio.timeout` does; yields that timer.
 
-    An attempt that has all the time, since the others are known to be bad, is given up where one of them has answered
-    somebody meanwhile: else a stalled expert would cost the call its answer while another one is well.
+    While all other replicas are cooling down, the attempt may take all of the time left. It ends early once one of them
+    has answered another call: otherwise a stalled expert would cost this call its answer although another one works.
     """
     share, left = failover.settings.attempt_share, failover.deadline - lease.began
     if left == math.inf:
         async with asyncio.timeout(None) as timer:
             yield timer
         return
-    others = list(failover.others(lease.replica))
-    ready = any(other.ready(lease.began) for other in others)
+    alternatives = list(failover.alternatives(lease.replica))
+    ready = any(replica.ready(lease.began) for replica in alternatives)
     loop = asyncio.get_running_loop()
-    watch: asyncio.TimerHandle | None = None
+    next_check: asyncio.TimerHandle | None = None
 
-    def look(left: float) -> None:
-        nonlocal watch
-        if any(not other.failures for other in others):
+    def check_alternatives(left: float) -> None:
+        nonlocal next_check
+        if any(not replica.failures for replica in alternatives):
             timer.reschedule(loop.time())
-        elif left > _LAST_LOOK:
-            watch = loop.call_later(left * share, look, left * (1 - share))
+        elif left > _LAST_CHECK:
+            next_check = loop.call_later(left * share, check_alternatives, left * (1 - share))
 
     async with asyncio.timeout(left * share if ready else left) as timer:
-        if others and not ready:
-            look(left)
+        if alternatives and not ready:
+            check_alternatives(left)
         try:
             yield timer
         finally:
-            if watch is not None:
-                watch.cancel()
+            if next_check is not None:
+                next_check.cancel()

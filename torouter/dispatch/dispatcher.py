@@ -1,4 +1,4 @@
-"""From a decision to an answer: calls the experts of a ranking in order until one answers or the deadline is spent."""
+"""Dispatcher: calls the experts of a ranking in order until one answers or the deadline is spent."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ T = TypeVar("T")
 
 
 class Dispatcher:
-    """Carries out decisions over the experts of one pool, and keeps their health, load and usual answers.
+    """Calls the experts of one pool as decisions rank them, and tracks their health, load and usual answers.
 
     One dispatcher may serve several threads and event loops at once.
 
     Args:
         experts: The pool that decisions name.
         settings: Deadline, cool-downs, limits.
-        estimates: What is known of the experts' usual answers at the start; observed answers move it.
+        estimates: The experts' usual answers as known at the start; observed answers update them.
         hooks: Observers of decisions, attempts and outcomes.
-        reader: Reads facts and text out of the answers.
+        reader: Reads facts and text from the answers.
         before: Awaited before each request to a replica, within the attempt's time, such as a handshake.
-        clock: Seconds that only grow.
-        sleep: Waits so many seconds, for slots and cool-downs.
-        random: Jitter of the cool-downs.
+        clock: A monotonic clock in seconds.
+        sleep: Waits for a number of seconds, for slots and cool-downs.
+        random: Source of the cool-downs' jitter.
     """
 
     def __init__(
@@ -86,16 +86,15 @@ class Dispatcher:
         With the settings' `hedge_seconds` two replicas may be called at once, each `ask` in a task of its own.
 
         Args:
-            decision: Whose ranking is followed.
-            ask: Calls one replica. An `ExpertError` of it counts as the failure table says; anything else is raised.
-            deadline: Seconds for this call in place of the settings'; inf for no limit.
+            decision: The decision whose ranking is followed.
+            ask: Calls one replica. Its `ExpertError`s are handled as the failure table says; anything else is raised.
+            deadline: Seconds for this call, in place of the settings' deadline; inf for no limit.
             answered: Called with the expert's name once its answer is complete.
-            own_error: Where the ranking has one expert only, raise that expert's own error in place of
-                NoExpertLeftError.
+            own_error: Where the ranking has only one expert, raise that expert's error instead of NoExpertLeftError.
 
         Raises:
             ExpertRequestError: The request is wrong.
-            ContextLengthError: The input fits into no expert's window.
+            ContextLengthError: The input is too long for every expert's context window.
             DeadlineExceededError: The deadline is spent.
             NoExpertLeftError: Every expert has failed.
         """
@@ -126,10 +125,10 @@ class Dispatcher:
         answered: Callable[[str], None] | None = None,
         own_error: bool = False,
     ) -> ServedStream[T]:
-        """Open a stream at the first of the ranking's experts that gives a first item.
+        """Open a stream at the first of the ranking's experts that sends a first item.
 
-        Arguments and errors are `call`'s. After the first item an `ExpertError` of the stream passes on with the text
-        so far in `partial_text`.
+        Arguments and errors are those of `call`. An `ExpertError` after the first item is raised by the stream, with
+        the text so far in `partial_text`.
         """
         events = self._start(decision, deadline, streamed=True, answered=answered)
         failover = events.failover
@@ -142,7 +141,7 @@ class Dispatcher:
                     async with attempt_timeout(failover, lease) as timer:
                         first = await anext(items)
                 except BaseException as error:
-                    if self._may_go_on(events, lease, error, timer):
+                    if self._may_try_next(events, lease, error, timer):
                         continue
                     raise
                 lease.answering = True
@@ -157,7 +156,7 @@ class Dispatcher:
         return self._pool.snapshot()
 
     def estimates(self) -> Mapping[str, Estimate]:
-        """What each expert usually takes, by name: the given estimates, moved by observed answers."""
+        """Each expert's usual answer, by name: the initial estimates, updated by observed answers."""
         return self._pool.estimates()
 
     def limit(self, expert: str, max_concurrency: int | None, *, url: str | None = None) -> None:
@@ -165,7 +164,7 @@ class Dispatcher:
         self._pool.limit(expert, max_concurrency, url)
 
     def describe(self, expert: Expert) -> None:
-        """Replace the expert of the same name by what has become known of it, such as its window."""
+        """Replace the expert of the same name by a fuller description, for example with its context window."""
         self._pool.describe(expert)
 
     def _start(
@@ -180,7 +179,7 @@ class Dispatcher:
         return CallEvents(self._hooks, decision, failover, self._clock, streamed=streamed, answered=answered)
 
     async def _next_place(self, events: CallEvents, *, own_error: bool) -> Lease:
-        """A place on the replica that is to be called next; waits for it where all are taken."""
+        """A place on the replica to call next; waits where all places are taken."""
         try:
             while True:
                 place = self._pool.next_place(events.failover)
@@ -210,7 +209,7 @@ class Dispatcher:
     async def _attempt(
         self, events: CallEvents, lease: Lease, ask: Callable[[Target], Awaitable[T]]
     ) -> Served[T] | None:
-        """Call one replica for a whole answer; None after a failure after which another one is called."""
+        """Call one replica for a whole answer; None after a failure that lets another replica be tried."""
         failover = events.failover
         target = self._target(events, lease)
         try:
@@ -220,7 +219,7 @@ class Dispatcher:
                 value = await ask(target)
             self._note(lease, value)
         except BaseException as error:
-            if self._may_go_on(events, lease, error, timer):
+            if self._may_try_next(events, lease, error, timer):
                 return None
             raise
         now = self._clock()
@@ -232,7 +231,7 @@ class Dispatcher:
     def _second_attempt(
         self, events: CallEvents, slow: Lease, ask: Callable[[Target], Awaitable[T]]
     ) -> Coroutine[Any, Any, Served[T] | None] | None:
-        """An attempt beside the one that is slow to answer; None if no replica is ready for it."""
+        """A second attempt beside the slow one; None if no replica is ready for it."""
         lease = self._pool.second_place(events.failover, slow)
         if lease is None:
             return None
@@ -251,15 +250,15 @@ class Dispatcher:
     async def _items(
         self, events: CallEvents, lease: Lease, target: Target, ask: Callable[[Target], AsyncGenerator[T, None]]
     ) -> AsyncGenerator[T, None]:
-        """The stream's items. After the first one, whatever ends it frees its place."""
+        """The stream's items. Once the first one has arrived, the end of the stream releases its place."""
         texts: list[str] = []
         read_text = self._reader.text
         try:
-            began, seconds = lease.began, 0.0  # the time that the consumer takes between the items is not the expert's
+            began, seconds = lease.began, 0.0  # without the time that the consumer takes between items
             if self._before is not None:
                 await self._before(target)
             stream = ask(target)
-            if not target.url and target.seconds is not None:  # a client of ours keeps the deadline itself
+            if not target.url and target.seconds is not None:  # our own client keeps the deadline itself
                 left = events.failover.deadline - self._clock()
                 stream = _until(asyncio.get_running_loop().time() + left, stream, target.expert.name)
             async with aclosing(stream):
@@ -280,8 +279,8 @@ class Dispatcher:
             self._finish(events, lease, seconds=seconds + self._clock() - began)
             events.ended(target.expert.name, None)
 
-    def _may_go_on(self, events: CallEvents, lease: Lease, error: BaseException, timer: asyncio.Timeout) -> bool:
-        """Take the place back, and say whether another replica is called after this failure."""
+    def _may_try_next(self, events: CallEvents, lease: Lease, error: BaseException, timer: asyncio.Timeout) -> bool:
+        """Release the place after a failure, and return whether another replica may be tried."""
         name = lease.replica.expert.name
         seconds = self._clock() - lease.began
         if isinstance(error, TimeoutError) and timer.expired():
@@ -291,7 +290,7 @@ class Dispatcher:
         self._finish(events, lease, error=error)
         if not isinstance(error, ExpertError) or isinstance(error, ExpertRequestError):
             return False
-        events.failover.failed(lease.replica, error, seconds * 1000)
+        events.failover.record_failure(lease.replica, error, seconds * 1000)
         return True
 
     def _finish(
@@ -301,10 +300,10 @@ class Dispatcher:
         events.attempt_ended(lease, error)
 
 
-async def _until(moment: float, stream: AsyncGenerator[T, None], expert: str) -> AsyncGenerator[T, None]:
-    """The stream's items until the loop's clock reaches `moment`.
+async def _until(end: float, stream: AsyncGenerator[T, None], expert: str) -> AsyncGenerator[T, None]:
+    """The stream's items until the loop's clock reaches `end`.
 
-    The limit is around each single step and never across a yield, since a generator's steps may run in different tasks.
+    The limit is set around each step and never across a yield, since a generator's steps may run in different tasks.
 
     Raises:
         ExpertTimeoutError: The stream has not ended by then.
@@ -312,7 +311,7 @@ async def _until(moment: float, stream: AsyncGenerator[T, None], expert: str) ->
     async with aclosing(stream):
         while True:
             try:
-                async with asyncio.timeout_at(moment) as timer:
+                async with asyncio.timeout_at(end) as timer:
                     item = await anext(stream)
             except StopAsyncIteration:
                 return

@@ -1,4 +1,4 @@
-"""Has a second attempt begun beside one that is slow: the first answer wins, and the other attempt is cancelled."""
+"""Starts a second attempt beside a slow one; the first answer wins, and the other attempt is cancelled."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ T = TypeVar("T")
 
 async def first_answer(
     first: Coroutine[Any, Any, T | None],
-    late: Awaitable[object],
+    delay: Awaitable[object],
     second: Callable[[], Coroutine[Any, Any, T | None] | None],
 ) -> T | None:
-    """The answer of whichever attempt has one first; None if each has failed in a way that lets others be asked.
+    """The first answer of two attempts; None if both have failed in a way after which another replica may be tried.
 
     Both attempts have ended when this returns or raises, also where it is cancelled.
 
     Args:
-        first: An attempt, None for such a failure.
-        late: Is over when the first attempt has had its time alone.
-        second: Gives the other attempt, None if there is nobody to ask.
+        first: The first attempt; its result is None after such a failure.
+        delay: Ends when the second attempt may begin.
+        second: Gives the second attempt, None where no replica is ready for it.
 
     Raises:
-        ExpertRequestError: An attempt's own, once the other one has no answer either: what one expert refuses another
-            may take.
+        ExpertRequestError: One attempt's request was refused and the other one gave no answer. It is raised only then,
+            since another expert may accept what one refuses.
     """
     attempts = [asyncio.ensure_future(first)]
-    timer = asyncio.ensure_future(late)
+    timer = asyncio.ensure_future(delay)
     refusal: ExpertRequestError | None = None
     try:
         await asyncio.wait((attempts[0], timer), return_when=asyncio.FIRST_COMPLETED)
-        if not attempts[0].done() and (other := second()) is not None:
-            attempts.append(asyncio.ensure_future(other))
+        if not attempts[0].done() and (second_attempt := second()) is not None:
+            attempts.append(asyncio.ensure_future(second_attempt))
         running = set(attempts)
         while running:
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)

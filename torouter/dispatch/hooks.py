@@ -1,4 +1,4 @@
-"""Events of each call for observers: what is decided, tried and answered. No event holds a prompt or an answer."""
+"""Events that report each call and its attempts to observers; none holds a prompt or an answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CallBegan:
 
 @dataclass(frozen=True, slots=True)
 class AttemptBegan:
-    """A request goes to an expert. `number` counts the call's attempts from 1, `model` is what the expert should serve.
+    """A request is sent to an expert. `number` counts the call's attempts from 1; `model` is what it should serve.
 
     A hedged call's second attempt begins before the first has ended.
     """
@@ -43,10 +43,12 @@ class AttemptBegan:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
-    """The attempt is over. `error` is the class name of what ended it, None for an answer.
+    """The attempt is over.
 
-    Where the caller gave up, or the other attempt of a hedged call answered first, it is "CancelledError", or
-    "GeneratorExit" for a stream that was closed early. `facts` is what is known of the answer by then.
+    Attributes:
+        error: Class name of what ended it, None for an answer. "CancelledError" where the call was cancelled or the
+            other attempt of a hedged call answered first, "GeneratorExit" for a stream that was closed early.
+        facts: What is known of the answer by then.
     """
 
     call: int
@@ -60,11 +62,11 @@ class AttemptEnded:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """The call is over; a streamed one when its stream is.
+    """The call is over; for a streamed answer, once its stream has ended.
 
     Attributes:
-        expert: The expert that served it, None if none did.
-        attempts: Those that failed before.
+        expert: The expert that answered, None if none did.
+        attempts: The attempts that failed.
         error: Class name of what ended it, None for an answer.
     """
 
@@ -80,7 +82,7 @@ DispatchEvent = CallBegan | AttemptBegan | AttemptEnded | CallEnded
 
 @runtime_checkable  # for pydantic, which both adapters' fields are checked by
 class DispatchHook(Protocol):
-    """Called with each event, in the task that makes the call or, where it may be hedged, the attempt.
+    """Called with each event, in the task of the call or, where hedging is on, of the attempt.
 
     An exception that it raises is logged and otherwise ignored.
     """
@@ -89,13 +91,13 @@ class DispatchHook(Protocol):
 
 
 class CallEvents:
-    """Reports one call to the hooks. Costs nothing where there are none.
+    """Reports one call to the hooks, at no cost where there are none.
 
     Args:
         hooks: The observers.
-        decision: What is carried out.
-        failover: Where the call stands.
-        clock: The dispatcher's.
+        decision: The decision that is carried out.
+        failover: The state of the call.
+        clock: The dispatcher's clock.
         streamed: Whether the answer is streamed.
         answered: Called with the expert's name once its answer is complete, whether or not there are hooks.
     """

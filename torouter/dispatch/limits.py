@@ -1,4 +1,4 @@
-"""What holds calls back: the retry budget, and the place of a call that waits for a slot."""
+"""Limits that calls share: the retry budget, and the queue for a replica's free slots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torouter.dispatch.replica import Lease, Replica
 
 
 class RetryBudget:
-    """Retries may be a fixed part of all calls, so that an outage does not multiply the load that made it."""
+    """Limits retries to a fixed share of all calls, so that retries do not multiply the load that caused an outage."""
 
     def __init__(self, ratio: float, reserve: float) -> None:
         self._ratio = ratio
@@ -17,11 +17,11 @@ class RetryBudget:
         self._left = reserve
 
     def pay_in(self) -> None:
-        """A call has come."""
+        """Credit the budget for one call."""
         self._left = min(self._reserve, self._left + self._ratio)
 
     def take(self) -> bool:
-        """Whether one more retry may be made; if so, it is counted."""
+        """Whether one more retry is allowed; if so, it is taken from the budget."""
         if self._left < 1:
             return False
         self._left -= 1
@@ -30,16 +30,16 @@ class RetryBudget:
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """A call in an expert's queue. Calls of several event loops wait in one queue, hence no asyncio.Semaphore.
+    """A call in an expert's queue. Calls of several event loops share the queue, so it can't be an asyncio.Semaphore.
 
-    A freed slot is handed to the first waiter as a lease, so that no newcomer can take it. A waiter that is woken
-    without a lease looks again at all experts.
+    A freed slot is handed to the first waiter as a lease, so that no later call can take it. A call that is woken
+    without a lease asks for its next step again.
     """
 
     expert: str
     loop: asyncio.AbstractEventLoop
     woken: asyncio.Future[None]
-    refused: set[Replica]
+    tried: set[Replica]
     """Replicas that have failed this call already."""
     lease: Lease | None = None
 

@@ -1,4 +1,4 @@
-"""The experts' state that all calls share: one lock, held for microseconds and never while something waits."""
+"""The state of all experts, shared by all calls under one lock that is held for microseconds, never across a wait."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class ExpertState:
     replicas: tuple[Replica, ...]
     waiters: deque[Waiter] = field(default_factory=deque)
     warned: bool = False
-    """Somebody was told that it refuses us, and it has not answered since."""
+    """A warning about denied access was logged, and the expert has not answered since."""
 
 
 class PoolState:
-    """Hands out places on replicas and takes them back with what they have shown. Safe to use from any thread."""
+    """Leases places on replicas and records how each request ended. Safe to use from any thread."""
 
     def __init__(
         self,
@@ -64,7 +64,8 @@ class PoolState:
         """Begin a call.
 
         Raises:
-            ConfigurationError: The ranking is empty or names an expert that is not there.
+            ConfigurationError: The ranking is empty.
+            UnknownExpertError: It names an expert that is not in the pool.
         """
         if not ranking:
             msg = "the decision ranks no expert; give at least one"
@@ -79,41 +80,41 @@ class PoolState:
         )
 
     def next_place(self, failover: FailoverState) -> Lease | tuple[Waiter, float]:
-        """A place on the replica to ask now, or a place in a queue and the most seconds to wait there.
+        """A place on the replica to call now, or a place in a queue and the most seconds to wait there.
 
         Raises:
             DeadlineExceededError: The deadline is spent.
-            NoExpertLeftError, ContextLengthError: Nobody is left to ask.
+            NoExpertLeftError, ContextLengthError: No replica is left to try.
         """
         with self._lock:
             now = self._clock()
             if now >= failover.deadline:
-                raise failover.out_of_time() from failover.error
+                raise failover.deadline_exceeded() from failover.error
             step = failover.next_step(now, self._budget)
             if isinstance(step, Wait):
                 loop = asyncio.get_running_loop()
-                waiter = Waiter(step.expert, loop, loop.create_future(), failover.asked)
+                waiter = Waiter(step.expert, loop, loop.create_future(), failover.tried)
                 self._experts[step.expert].waiters.append(waiter)
                 return waiter, min(step.seconds, failover.deadline - now)
             if step is None:
-                raise failover.nobody_left() from failover.error
+                raise failover.no_expert_left() from failover.error
             return step.acquire(now)
 
     def second_place(self, failover: FailoverState, slow: Lease) -> Lease | None:
-        """A place for an attempt beside one that is slow to answer; None if nobody is there for it."""
+        """A place for a second attempt beside a slow one; None if no replica is ready for it."""
         with self._lock:
             now = self._clock()
             replica = failover.hedge(slow.replica, now, self._budget)
             return None if replica is None else replica.acquire(now)
 
     def take_lease(self, waiter: Waiter) -> Lease | None:
-        """What the waiter was handed, which it owns now; None if it was only woken."""
+        """Take over the lease that was handed to the waiter; None if it was only woken."""
         with self._lock:
             lease, waiter.lease = waiter.lease, None
             return lease
 
     def leave_queue(self, waiter: Waiter) -> None:
-        """Stop waiting. A place that was handed over meanwhile goes to the next one."""
+        """Stop waiting. A place that was handed over meanwhile goes to the next waiter."""
         with self._lock:
             waiters = self._experts[waiter.expert].waiters
             if waiter in waiters:
@@ -122,16 +123,19 @@ class PoolState:
             self.finish(lease)
 
     def mark_alive(self, lease: Lease) -> None:
-        """The replica has begun to answer; calls that wait for the outcome of this probe may come."""
+        """Record that the replica has begun to answer; calls that wait for this probe may use it now."""
         if lease.replica.failures:
             with self._lock:
                 lease.replica.mark_alive(lease)
             self._wake(self._experts[lease.replica.expert.name])
 
     def finish(self, lease: Lease, *, error: BaseException | None = None, seconds: float | None = None) -> None:
-        """Take a place back with what it has shown: `seconds` to a whole answer, or the `error` that ended it.
+        """Release a place and record how the request ended.
 
-        Only an `ExpertError` says something of the replica.
+        Args:
+            lease: The place.
+            error: What ended the request. Only an `ExpertError` counts against the replica.
+            seconds: The time to a whole answer.
         """
         replica = lease.replica
         state = self._experts[replica.expert.name]
@@ -139,7 +143,7 @@ class PoolState:
         with self._lock:
             replica.release(lease)
             if isinstance(error, (ContextLengthError, ExpertRequestError)):
-                replica.mark_alive(lease)  # it is well, only the request does not suit it
+                replica.mark_alive(lease)  # the replica works: only the request does not suit it
             elif isinstance(error, ExpertError):
                 warn = isinstance(error, ExpertAccessError) and not state.warned
                 state.warned = state.warned or warn
@@ -155,7 +159,7 @@ class PoolState:
                 )
         if warn:
             logger.warning(
-                "expert %r refuses us (%s): check its url, model and token; it is left alone for up to %.0f s",
+                "expert %r denies access (%s): check its url, model and token; it is not called for up to %.0f s",
                 replica.expert.name,
                 type(error).__name__,
                 self._settings.access_cooldown,
@@ -167,29 +171,27 @@ class PoolState:
         try:
             return self._experts[name]
         except KeyError:
-            msg = f"no expert is called {name!r}; there are {', '.join(self._experts)}"
+            msg = f"no expert is called {name!r}; the experts are {', '.join(self._experts)}"
             raise UnknownExpertError(msg) from None
 
     def _wake(self, state: ExpertState) -> None:
-        """Give free slots to those who wait, in their order; let those look elsewhere whom no replica is ready for."""
+        """Hand free slots to the waiters in their order; wake those that no ready replica of this expert can serve."""
         woken: list[Waiter] = []
         with self._lock:
             now = self._clock()
             ready = [replica for replica in state.replicas if replica.ready(now)]
             for replica in ready:
-                while not replica.full and (
-                    waiter := next((w for w in state.waiters if replica not in w.refused), None)
-                ):
+                while not replica.full and (waiter := next((w for w in state.waiters if replica not in w.tried), None)):
                     state.waiters.remove(waiter)
                     waiter.lease = replica.acquire(now)
                     woken.append(waiter)
                     if waiter.lease.probe:
                         break
             if len(ready) < len(state.replicas):
-                hopeless = [waiter for waiter in state.waiters if waiter.refused.issuperset(ready)]
-                for waiter in hopeless:
+                unserved = [waiter for waiter in state.waiters if waiter.tried.issuperset(ready)]
+                for waiter in unserved:
                     state.waiters.remove(waiter)
-                woken += hopeless
+                woken += unserved
         for waiter in woken:
             if not waiter.wake():
                 self.leave_queue(waiter)

@@ -1,7 +1,4 @@
-"""What is known of each replica: its load, its cool-down and how long it takes to answer.
-
-Nothing here waits, locks or reads a clock: the board calls with the time, and holds its lock.
-"""
+"""The state of one replica, its load, cool-down and usual time to answer, as plain data without locks or a clock."""
 
 from __future__ import annotations
 
@@ -27,11 +24,11 @@ class ReplicaSnapshot:
     Attributes:
         expert: The expert's name.
         url: The replica's address, "" where a framework's object is the expert.
-        state: "ready"; "cooling": left alone after a failure; "half_open": one call at a time tries whether it is back.
-        in_flight: Requests that it is answering.
-        limit: The most it is sent at the same time, None for no limit.
+        state: "ready"; "cooling": not called after a failure; "half_open": one call at a time tries it again.
+        in_flight: Requests that it is answering now.
+        limit: Most requests at the same time, None for no limit.
         seconds: Exponentially weighted mean time to a whole answer, None before the first.
-        cooling_seconds: What is left of the cool-down.
+        cooling_seconds: Seconds left of the cool-down.
         answered: Whole answers since the start.
         failed: Attempts that failed since the start.
         last_error: Class name of the last failure.
@@ -61,11 +58,11 @@ class Replica:
     """Failures in a row."""
     cooling_until: float = -math.inf
     probing: bool = False
-    """A call is trying whether the replica is back."""
+    """A call is trying whether the replica works again."""
     episode: int = 0
-    """Grows with each failure and each recovery, so that what was begun before tells nothing about what is now."""
-    disproved: float = -math.inf
-    """When the latest attempt that failed was begun."""
+    """Counts failures and recoveries. A request that began in an earlier episode does not change the present state."""
+    last_failure_began: float = -math.inf
+    """The latest beginning of an attempt that failed; clock time."""
     seconds: float | None = None
     answered: int = 0
     failed: int = 0
@@ -76,24 +73,24 @@ class Replica:
         return self.limit is not None and self.in_flight >= self.limit
 
     def ready(self, now: float) -> bool:
-        """Whether a call may be sent here without a second thought: healthy, or half open with no probe under way."""
+        """Whether a call may use it: it is healthy, or its cool-down is over and no other call is probing it."""
         return not self.failures or (now >= self.cooling_until and not self.probing)
 
     def acquire(self, now: float) -> Lease:
-        """Give a request its place."""
+        """Give a request a place."""
         probe = bool(self.failures) and not self.probing
         self.probing = self.probing or probe
         self.in_flight += 1
         return Lease(self, now, self.episode, probe)
 
     def release(self, lease: Lease) -> None:
-        """The request has ended."""
+        """Free the place of a request that has ended."""
         self.in_flight -= 1
         if lease.probe:
             self.probing = False
 
     def mark_alive(self, lease: Lease) -> None:
-        """It has given a sign of life."""
+        """Record that it has begun to answer, or has answered."""
         if lease.probe:
             self.probing = lease.probe = False
         if self.failures and lease.episode == self.episode:
@@ -102,19 +99,19 @@ class Replica:
             lease.episode = self.episode
 
     def record_failure(self, lease: Lease, error: ExpertError, until: float) -> None:
-        """It failed in a way that would hit the next call too: it cools down until the clock says `until`."""
+        """Record a failure that the next call would meet too: it cools down until the clock time `until`."""
         self.failed += 1
         self.last_error = type(error).__name__
-        if not isinstance(error, ExpertGenerationError):  # which the one input may be to blame for
-            self.disproved = max(self.disproved, lease.began)
-        # Sixty calls that one crash breaks are one failure.
+        if not isinstance(error, ExpertGenerationError):  # which this one input may have caused
+            self.last_failure_began = max(self.last_failure_began, lease.began)
+        # One crash may break sixty calls; it counts as one failure.
         if lease.episode == self.episode:
             self.failures += 1
             self.episode += 1
             self.cooling_until = until
 
     def cooldown(self, error: ExpertError, settings: DispatchSettings) -> float:
-        """Seconds to leave it alone after one more failure, before jitter."""
+        """Seconds of the cool-down after one more failure, before jitter."""
         if isinstance(error, ExpertAccessError):
             return settings.access_cooldown
         return min(settings.max_cooldown, settings.cooldown * 2.0 ** min(self.failures, 60))
@@ -144,12 +141,12 @@ class Lease:
     episode: int
     probe: bool
     answering: bool = False
-    """A stream whose first item has arrived: no other expert is called any more."""
+    """The request is a stream whose first item has arrived, so no other expert is called."""
     facts: AnswerFacts = AnswerFacts()
     """What is known of the answer so far."""
 
     def note(self, facts: AnswerFacts) -> None:
-        """Record what an answer, or a part of it, states about itself."""
+        """Record the facts that an answer, or a part of it, states."""
         self.facts = self.facts.updated(facts)
 
 

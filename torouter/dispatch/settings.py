@@ -1,4 +1,4 @@
-"""DispatchSettings: every limit of the dispatcher with its default."""
+"""DispatchSettings: every limit of the dispatcher, with its default."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ HANDSHAKES: tuple[Handshake, ...] = ("warn", "refuse", "off")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DispatchSettings:
-    """How long to wait, how soon to come back, how much to send.
+    """Deadline, cool-downs, retries, concurrency limits and hedging of the dispatcher.
 
     Raises:
         ConfigurationError: A field has a value that can't work; the message names field, value and fix.
     """
 
     deadline: float | None = 180.0
-    """Seconds for the whole call: waiting, all attempts, and a stream to its end. None: no limit."""
+    """Seconds for the whole call: waiting, all attempts, and a stream until its end. None: no limit."""
     attempt_share: float = 0.5
     """Share of the time left that one attempt may take to answer (a stream: to its first item) while another expert
-    is ready to be asked, so that a stalled expert costs no call that another would answer. The last one has it all."""
+    is ready, so that a stalled expert leaves time for the next. The last ready expert may take all of the time left."""
     cooldown: float = 1.0
-    """Seconds that a replica is left alone after a failure. Doubles with each failure in a row; a random part of up to
-    one half is taken off, so that callers don't come back all at once."""
+    """Seconds that a replica is not called after a failure. Doubles with each failure in a row; a random part of up to
+    one half is subtracted, so that callers don't return all at once."""
     max_cooldown: float = 30.0
-    """No cool-down is longer; seconds."""
+    """Longest cool-down, except `access_cooldown`; seconds."""
     access_cooldown: float = 300.0
-    """Cool-down after 401, 403 and 404, which last until somebody mends the configuration; seconds."""
+    """Cool-down after 401, 403 and 404, which last until the configuration is fixed; seconds."""
     retry_ratio: float = 0.1
-    """Part of a retry that each call pays into the retry budget. A retry is asking a replica that is known to be bad:
-    one that cools down (a call's first attempt excepted), the same one again, or a second one at once (a hedge)."""
+    """Part of a retry that each call adds to the retry budget. A retry is a request to a replica that cools down
+    (except a call's first attempt), to the same replica again, or to a second one at the same time (a hedge)."""
     retry_reserve: float = 20.0
-    """Retries that the budget holds at most, and at the start."""
+    """Most retries that the budget holds; it starts full."""
     rounds: int = 1
-    """Times that a call may go through its ranking. From the second on it asks nobody before a cool-down ends, so this
+    """Most passes of a call over its ranking. From the second on it calls no replica before its cool-down ends, which
     costs time and no load. More than one helps where all experts may be down or overloaded for a moment."""
     max_concurrency: int | None = 128
-    """Requests that a replica is sent at the same time where its expert says nothing; more wait here. TGI's own default
-    is to refuse the 129th. None: no limit."""
+    """Most requests that a replica is sent at the same time where its expert states no limit; further calls wait. TGI
+    refuses the 129th by default. None: no limit."""
     queue_seconds: float = 30.0
-    """How long a call waits for a slot of a fully loaded expert, at most half of the time left, before it goes to the
-    next one with a free slot. If all are full it goes on waiting, until the deadline."""
+    """Seconds that a call waits for a slot of a fully loaded expert, at most half of the time left, before it goes to
+    the next one with a free slot. If all are full it keeps waiting, until the deadline."""
     hedge_seconds: float | None = None
     """Seconds without an answer after which a call is also sent to the next replica in its ranking that is ready and
-    has room; the first answer wins and the other request is cancelled. It costs one retry of the budget, and money
-    where both experts take it. Whole answers only, never streams. None: no hedging."""
+    has room; the first answer wins and the other request is cancelled. It costs one retry of the budget, and the
+    price of both requests. Whole answers only, never streams. None: no hedging."""
     handshake: Handshake = "warn"
-    """What to do where a server says (`/info`, `/v1/models`) that it serves another model than the router was trained
-    for, or than the expert's `model`: "warn" once in the log, "refuse" to send it anything, "off": do not ask."""
+    """What to do where a server states (`/info`, `/v1/models`) that it serves another model than the router was trained
+    for, or than the expert's `model`: "warn" once in the log, "refuse" to send it requests, or "off": do not ask."""
 
     def __post_init__(self) -> None:
         for name in ("cooldown", "max_cooldown", "access_cooldown", "retry_ratio", "retry_reserve", "queue_seconds"):
@@ -63,9 +63,9 @@ class DispatchSettings:
         self._check("hedge_seconds", hedge is None or 0 < _number(hedge) < math.inf, "give seconds above zero, or None")
         self._check("attempt_share", 0 < _number(self.attempt_share) <= 1, "give a share above 0, up to 1")
         self._check("handshake", self.handshake in HANDSHAKES, f"use one of {', '.join(HANDSHAKES)}")
-        self._check("rounds", _counts(self.rounds), "give a whole number above zero")
+        self._check("rounds", _is_count(self.rounds), "give a whole number above zero")
         limit = self.max_concurrency
-        self._check("max_concurrency", limit is None or _counts(limit), "give a whole number above zero, or None")
+        self._check("max_concurrency", limit is None or _is_count(limit), "give a whole number above zero, or None")
 
     @classmethod
     def from_mapping(cls, entry: Mapping[str, Any]) -> DispatchSettings:
@@ -87,7 +87,7 @@ class DispatchSettings:
             raise ConfigurationError(msg)
 
 
-def _counts(value: object) -> bool:
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

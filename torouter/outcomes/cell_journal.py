@@ -23,7 +23,7 @@ class CellJournal:
     cut in the middle is dropped.
 
     Args:
-        path: Its file, which is made if it isn't there.
+        path: Its file, which is created where it is missing.
 
     Attributes:
         rows: The row of each finished cell.
@@ -55,13 +55,13 @@ class CellJournal:
         self._file.close()
 
     def add_experts(self, fingerprints: Mapping[str, str]) -> None:
-        """Note the experts that are asked from now on."""
+        """Record the experts that are asked from now on."""
         if any(self.fingerprints.get(name) != fingerprint for name, fingerprint in fingerprints.items()):
             self.fingerprints.update(fingerprints)
             self._append({"experts": dict(fingerprints)})
 
     def add(self, row: Row) -> None:
-        """Note a finished cell."""
+        """Record a finished cell."""
         self.rows[row["query_id"], row["expert"]] = row
         self._append(row)
 
@@ -82,13 +82,13 @@ class CellJournal:
             self._file.truncate(whole)
         for number, line in enumerate(data[:whole].splitlines(), start=1):
             try:
-                told = json.loads(line)
-                if "experts" in told:
-                    self.fingerprints.update(told["experts"])
+                entry = json.loads(line)
+                if "experts" in entry:
+                    self.fingerprints.update(entry["experts"])
                 else:
-                    self.rows[told["query_id"], told["expert"]] = told
+                    self.rows[entry["query_id"], entry["expert"]] = entry
             except (ValueError, TypeError, KeyError):
-                msg = f"{self._path}: line {number} is damaged: delete that line, and its cell is asked again"
+                msg = f"{self._path}: line {number} is damaged: delete that line to ask its cell again"
                 raise ConfigurationError(msg) from None
 
 
@@ -103,7 +103,7 @@ def _locked(path: Path) -> BinaryIO:
                 return file
         except BlockingIOError:
             file.close()
-            msg = f"{path}: another torouter collect is at work on it: wait for its end, or give another --out"
+            msg = f"{path}: another `torouter collect` is writing it: wait until it ends, or give another --out"
             raise ConfigurationError(msg) from None
         except FileNotFoundError:
             pass

@@ -89,19 +89,19 @@ async def collect(
     """
     out, pace = Path(out), pace or Pace()
     if out.suffix != ".parquet":
-        raise ConfigurationError(f"{out}: outcomes are written as parquet; let the name end with .parquet")
+        raise ConfigurationError(f"{out}: outcomes are written as parquet: give a name that ends with .parquet")
     with CellJournal(out.with_name(out.name + ".journal.jsonl")) as journal:
         rows, fingerprints = _known(out, journal)
         fingerprints = _checked_experts(out, experts, rows, fingerprints)
-        asked = _all_queries(out, rows, queries)
+        by_id = _all_queries(out, rows, queries)
         done = {cell for cell, row in rows.items() if row["error"] is None}
-        missing = {name: [query for query in asked.values() if (query.query_id, name) not in done] for name in experts}
+        missing = {name: [query for query in by_id.values() if (query.query_id, name) not in done] for name in experts}
         if any(missing.values()):
             journal.add_experts(fingerprints)
             runs = [_ExpertRun(experts[name], queries, pace, nll=nll) for name, queries in missing.items()]
             await _run_all(runs, journal, len(done))
             rows |= journal.rows
-        table = _table([row | _facts(asked[row["query_id"]], row) for row in rows.values()], fingerprints)
+        table = _table([row | _facts(by_id[row["query_id"]], row) for row in rows.values()], fingerprints)
         table.write(out)
         journal.remove()
     return table
@@ -116,7 +116,7 @@ def _known(out: Path, journal: CellJournal) -> tuple[dict[Cell, Row], dict[str, 
         rows = {(row["query_id"], row["expert"]): row for row in records(frame)}
         fingerprints = dict(frame.attrs.get(FINGERPRINTS, {}))
         if not fingerprints:
-            logger.warning("%s does not say how its experts were set up: whether they changed can't be checked", out)
+            logger.warning("%s does not record its experts' settings: whether they have changed can't be checked", out)
     return rows | journal.rows, fingerprints | journal.fingerprints
 
 
@@ -127,7 +127,7 @@ def _checked_experts(
     fingerprints = {name: ExpertPool([expert]).fingerprint for name, expert in experts.items()}
     for (_, name), row in rows.items():
         if name not in fingerprints:
-            msg = f"{out}: it has answers of {name!r}, who is not among the experts: add it, or give another --out"
+            msg = f"{out}: it has answers of {name!r}, which is not among the experts: add it, or give another --out"
             raise ConfigurationError(msg)
         # An expert that has only failed may have been corrected since.
         if row["error"] is None and known.get(name, fingerprints[name]) != fingerprints[name]:
@@ -142,17 +142,17 @@ def _checked_experts(
 def _all_queries(out: Path, rows: Mapping[Cell, Row], queries: Sequence[Query]) -> dict[str, Query]:
     """All queries by id: the given ones, and those that only the rows have."""
     if not queries:
-        raise ConfigurationError("queries: there is none; give at least one")
-    asked = {query.query_id: query for query in queries}
-    if len(asked) < len(queries):
-        raise ConfigurationError("queries: two have the same query_id; give each an id of its own")
+        raise ConfigurationError("queries is empty: give at least one")
+    by_id = {query.query_id: query for query in queries}
+    if len(by_id) < len(queries):
+        raise ConfigurationError("queries: a query_id is a duplicate; give each query an id of its own")
     for row in rows.values():
         query_id = row["query_id"]
-        query = asked.setdefault(query_id, query_of(row))
+        query = by_id.setdefault(query_id, query_of(row))
         if query.query != row["query"]:
             msg = f"{out}: query {query_id!r} has another text there: give the changed query an id of its own"
             raise ConfigurationError(msg)
-    return asked
+    return by_id
 
 
 def _facts(query: Query, row: Row) -> Row:
@@ -186,7 +186,7 @@ async def _run_all(runs: Sequence[_ExpertRun], journal: CellJournal, done: int) 
                     for worker in run.workers(finished):
                         group.create_task(worker)
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0]  # noqa: B904 - it has a cause of its own; its siblings were only cancelled
+            raise errors.exceptions[0]  # noqa: B904 - it has its own cause; the other tasks were only cancelled
 
 
 class _ExpertRun:
@@ -223,16 +223,16 @@ class _ExpertRun:
         request = ChatRequest(({"role": "user", "content": query.query},))
         row: Row = asdict(query) | {"expert": self._expert.name, "error": None}
         try:
-            answer = await self._retry(lambda: self._asked(client, request))
+            answer = await self._retry(lambda: self._answer(client, request))
         except ExpertAccessError as error:
-            raise CollectStoppedError(f"stopped, and what is finished is kept: {error}") from error
+            raise CollectStoppedError(f"stopped; finished cells are kept: {error}") from error
         except ExpertError as error:
             self._count(error)
             return row | {"error": f"{type(error).__name__}: {error}"}
         self._failures = 0
-        return row | answer | {"nll": await self._measured(client, request, query.reference)}
+        return row | answer | {"nll": await self._nll_of(client, request, query.reference)}
 
-    async def _asked(self, client: TGIClient, request: ChatRequest) -> Row:
+    async def _answer(self, client: TGIClient, request: ChatRequest) -> Row:
         start = self._pace.clock()
         reply = await client.chat(request)
         return {
@@ -244,7 +244,7 @@ class _ExpertRun:
             "seconds": self._pace.clock() - start,
         }
 
-    async def _measured(self, client: TGIClient, request: ChatRequest, reference: str | None) -> float | None:
+    async def _nll_of(self, client: TGIClient, request: ChatRequest, reference: str | None) -> float | None:
         if not self._nll or reference is None:
             return None
         try:
@@ -255,7 +255,7 @@ class _ExpertRun:
                 logger.warning("%s", error)
         except ExpertError as error:
             # The answer itself is kept.
-            logger.warning("no nll of a reference: %s", error)
+            logger.warning("the nll of a reference could not be measured: %s", error)
         return None
 
     def _count(self, error: ExpertError) -> None:
@@ -264,7 +264,7 @@ class _ExpertRun:
             return
         self._failures += 1
         if self._failures >= self._pace.failures:
-            msg = f"stopped after {self._failures} failed queries in a row, and what is finished is kept: {error}"
+            msg = f"stopped after {self._failures} failed queries in a row; finished cells are kept: {error}"
             raise CollectStoppedError(msg) from error
 
 

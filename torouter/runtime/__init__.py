@@ -1,1 +1,1 @@
-"""What one application holds: routed experts, single endpoints, and all that they share between calls."""
+"""The objects that one application holds: routed experts, single endpoints, and their state between calls."""

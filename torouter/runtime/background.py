@@ -1,7 +1,7 @@
-"""Runs coroutines for synchronous callers on one event loop of the library's own, and hard work for event loops.
+"""Runs coroutines for synchronous callers on one background event loop, and heavy work in the library's own threads.
 
-The loop lives in a daemon thread, so synchronous methods work anywhere, inside a notebook's running loop too, and the
-connections that one call opens are there for the next.
+The loop runs in a daemon thread. So synchronous methods work anywhere, also inside a notebook's running loop, and one
+call's connections are reused by the next.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _END_SECONDS = 2.0
-"""Most seconds that the end of a stream, or of the process, waits for the loop."""
+"""Most seconds that closing a stream, or the process, waits for the loop."""
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _pid: int | None = None
 _workers: dict[int, ThreadPoolExecutor] = {}
-"""By process: a forked child's copy has no threads."""
+"""Thread pools by process id, since a forked child has none of its parent's threads."""
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
@@ -36,22 +36,22 @@ def background_loop() -> asyncio.AbstractEventLoop:
             loop = asyncio.new_event_loop()
             thread = threading.Thread(target=loop.run_forever, name="torouter", daemon=True)
             thread.start()
-            atexit.register(_end, loop, thread, os.getpid())
+            atexit.register(_shut_down, loop, thread, os.getpid())
             _loop, _pid = loop, os.getpid()
         return _loop
 
 
-def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
-    """End the loop as `asyncio.run` would, so that its connections are closed and nothing is said on stderr."""
+def _shut_down(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
+    """Stop the loop as `asyncio.run` would, so that its connections are closed and nothing is written to stderr."""
     if pid != os.getpid():
         return  # a forked child has a copy of the loop, but not of its thread
     with suppress(TimeoutError):
-        asyncio.run_coroutine_threadsafe(_ended(), loop).result(timeout=_END_SECONDS)
+        asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(timeout=_END_SECONDS)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(_END_SECONDS)
 
 
-async def _ended() -> None:
+async def _cancel_all() -> None:
     loop = asyncio.get_running_loop()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
@@ -64,12 +64,15 @@ async def _ended() -> None:
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run `coroutine` on the background loop and wait for it; KeyboardInterrupt cancels it.
 
-    Context variables of the caller are seen by the coroutine.
+    The coroutine sees the caller's context variables.
+
+    Raises:
+        RuntimeError: The caller runs on the background loop itself.
     """
     loop = background_loop()
     if _running_loop() is loop:
         coroutine.close()
-        msg = "a synchronous method was called on torouter's own event loop: use its asynchronous twin there"
+        msg = "a synchronous method was called on torouter's own event loop: use its asynchronous version there"
         raise RuntimeError(msg)
     future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
@@ -96,8 +99,8 @@ def iterate(stream: AsyncGenerator[T, None]) -> Iterator[T]:
 def _close(stream: AsyncGenerator[T, None], loop: asyncio.AbstractEventLoop) -> None:
     """Close the stream on its loop.
 
-    Garbage collection closes an abandoned iterator in whatever thread it runs: the loop's own, one that outlives the
-    loop, or one that holds a lock that the stream's end needs. So this does not wait in the first two, nor for long.
+    Garbage collection may close an abandoned iterator in any thread: the loop's own, one that outlives the loop, or one
+    that holds a lock which closing the stream needs. So this never waits in the first two, and not for long in others.
     """
     if not loop.is_running():
         return
@@ -119,11 +122,11 @@ async def _next(stream: AsyncGenerator[T, None]) -> T:
 
 
 async def work(task: Callable[[], T]) -> T:
-    """Compute beside the running event loop, which goes on meanwhile. Context variables of the caller are seen.
+    """Compute in a worker thread while the event loop runs on. `task` sees the caller's context variables.
 
-    The threads are the library's own, as many as there are cores: more forward passes at a time would only wait for
-    each other, and keep the loop's own threads from looking up names. What waits for a network or takes seconds does
-    not belong here: everybody's decisions would wait behind it.
+    The pool is the library's own and has one thread per core: more forward passes at a time would only wait for each
+    other, and in the loop's own pool they would delay name lookups. A task must not wait for a network or take seconds,
+    since all decisions share this pool.
     """
     return await asyncio.get_running_loop().run_in_executor(_pool(), contextvars.copy_context().run, task)
 

@@ -1,4 +1,4 @@
-"""CallOptions: the keywords of one call, split into what routing reads and what an expert is sent."""
+"""CallOptions: splits the keywords of one call into those that routing reads and those that an expert is sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torouter.endpoints.tool_choice import ToolChoice, normalized_tool_choice
 from torouter.routing.policy import RoutingPolicy
 
 ROUTING_KEYWORDS = ("model", "exclude", "routing_text", "policy", "session")
-"""What a routed model reads. A single endpoint reads `model` and ignores the rest, so that it can take its place."""
+"""The keywords that routing reads. A single endpoint reads `model` and ignores the others, so that it can replace a
+routed model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +20,12 @@ class CallOptions:
     """The options of one call, in the OpenAI names.
 
     Attributes:
-        model: The one expert that may answer; of a single endpoint its adapter or served model.
+        model: The one expert that may answer; for a single endpoint, its adapter or served model.
         exclude: Experts that may not answer.
         routing_text: The text to route by.
         policy: A policy for this call alone.
-        session: Key of a conversation that stays with its expert unless another one is much better.
-        timeout: Seconds that the call may take in all.
+        session: Key of a conversation that stays with its expert unless another expert is much better.
+        timeout: Seconds for the whole call.
         tools: OpenAI tool objects, or a framework's own tools.
         tool_choice: OpenAI's form.
         response_format: OpenAI's object.
@@ -53,19 +54,19 @@ class CallOptions:
         Raises:
             ConfigurationError: `tool_choice` names a tool that is not offered.
         """
-        given = {name: value for source in sources for name, value in source.items() if value is not None}
+        keywords = {name: value for source in sources for name, value in source.items() if value is not None}
         for name in ignored:
-            given.pop(name, None)
-        routing = {name: given.pop(name) for name in ROUTING_KEYWORDS if name in given}
-        tools = tuple(given.pop("tools", ()))
-        choice = given.pop("tool_choice", None)
+            keywords.pop(name, None)
+        routing = {name: keywords.pop(name) for name in ROUTING_KEYWORDS if name in keywords}
+        tools = tuple(keywords.pop("tools", ()))
+        choice = keywords.pop("tool_choice", None)
         return cls(
             **{name: value for name, value in routing.items() if value != ""},
-            timeout=given.pop("timeout", None),
+            timeout=keywords.pop("timeout", None),
             tools=tools,
-            tool_choice=normalized_tool_choice(choice, [_name(tool) for tool in tools]) if tools else None,
-            response_format=given.pop("response_format", None),
-            parameters=given,
+            tool_choice=normalized_tool_choice(choice, [_tool_name(tool) for tool in tools]) if tools else None,
+            response_format=keywords.pop("response_format", None),
+            parameters=keywords,
         )
 
     @property
@@ -74,7 +75,7 @@ class CallOptions:
         return (self.response_format or {}).get("type") == "json_schema"
 
     def request(self, messages: tuple[Mapping[str, Any], ...]) -> ChatRequest:
-        """The call as an expert behind a url gets it; `messages` are OpenAI message objects."""
+        """The request to an expert behind a url; `messages` are OpenAI message objects."""
         return ChatRequest(
             messages=messages,
             parameters=self.parameters,
@@ -84,7 +85,7 @@ class CallOptions:
         )
 
 
-def _name(tool: Any) -> str:
+def _tool_name(tool: Any) -> str:
     """The name of an OpenAI tool object, or of a framework's tool."""
     if isinstance(tool, Mapping):
         function = tool.get("function")

@@ -1,4 +1,4 @@
-"""Endpoint: one expert at one of its urls, tried again after passing failures."""
+"""Endpoint: calls one expert at one of its urls, and retries after temporary failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torouter.secrets import SupportsSecret
 
 
 class EndpointFields(Protocol):
-    """The fields that single-endpoint models of all frameworks have; `model` is an adapter or a served model."""
+    """The fields that each framework's single-endpoint model has; `model` is an adapter or a served model."""
 
     @property
     def base_url(self) -> str: ...
@@ -43,7 +43,7 @@ class Endpoint:
         expert: The expert, with its token, prefix and parameters.
         url: Which of its urls to call, by default the first.
         timeouts: Limits of one request.
-        retry: How a request that fails for a passing reason is repeated; by default not at all.
+        retry: How a request is retried after a temporary failure; by default not at all.
 
     Raises:
         ConfigurationError: The expert has no such url.
@@ -63,7 +63,7 @@ class Endpoint:
 
     @classmethod
     def of(cls, model: EndpointFields, *, name: str, api_key_env: str | None = None) -> Self:
-        """The endpoint that a framework's single-endpoint model describes by its fields.
+        """The endpoint that the fields of a framework's single-endpoint model describe.
 
         Raises:
             ConfigurationError: A field can't be used; the message names it and the fix.
@@ -85,7 +85,7 @@ class Endpoint:
 
     @property
     def expert(self) -> Expert:
-        """The expert behind it."""
+        """The expert that is called."""
         return self.client.expert
 
     def serving(self, model: str | None) -> Endpoint:
@@ -100,16 +100,16 @@ class Endpoint:
         """The whole answer, within `seconds`; its `model` is always set.
 
         Raises:
-            ExpertError: The expert can't answer, also after the retries.
+            ExpertError: The expert can't answer, and the retries have failed too.
         """
         reply = await self._retry(lambda: self.client.chat(request, deadline=seconds), seconds=seconds)
         return reply if reply.model else replace(reply, model=self.expert.served_model)
 
     async def open_stream(self, request: ChatRequest, *, seconds: float | None = None) -> StartedStream[ChatChunk]:
-        """The answer as it arrives, from its first chunk on; nothing is repeated after that.
+        """The answer as it arrives. Failures before its first chunk are retried, later ones are not.
 
         Raises:
-            ExpertError: The expert does not begin to answer, also after the retries.
+            ExpertError: The expert does not begin to answer, and the retries have failed too.
         """
         return await self._retry(
             lambda: StartedStream.of(self.client.chat_stream(request, deadline=seconds)), seconds=seconds
@@ -117,7 +117,7 @@ class Endpoint:
 
 
 def longest_answer(expert: Expert) -> int:
-    """The most tokens of an expert's answer to a call that states no `max_tokens`."""
+    """Most tokens of an expert's answer to a call without `max_tokens`."""
     return int(expert.parameters.get("max_tokens") or default_max_tokens(expert))
 
 

@@ -1,4 +1,4 @@
-"""A framework's own models as experts: what the core must know of them, and what their failures mean for failover."""
+"""Lets a framework's own models serve as experts: describes them, calls them and maps their errors for failover."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _CONNECTIONS = frozenset(("ConnectionError", "TransportError", "APIConnectionErr
 
 @dataclass(frozen=True, slots=True)
 class Framework(Generic[M, E]):
-    """One framework's models and answers.
+    """How the core handles one framework's models and answers.
 
     Attributes:
         model_type: The base class of its models.
-        describe: What a policy can know of a model, from its name and the model.
-        at_endpoint: What is called where an expert is a server: the endpoint itself, or a model around it.
-        reader: Reads facts and text out of its answers.
+        describe: Makes the `Expert` that describes a model to a policy, from its name and the model.
+        at_endpoint: Makes what is called for an expert behind a url: the endpoint itself, or a model around it.
+        reader: Reads facts and text from its answers.
     """
 
     model_type: type[M]
@@ -53,7 +53,7 @@ class Framework(Generic[M, E]):
     reader: AnswerReader[Any]
 
     def split(self, experts: Experts) -> tuple[ExpertPool, dict[str, M]]:
-        """The experts as a pool, and those among them that are models of the framework.
+        """All experts as a pool, and those that are models of the framework by name.
 
         Raises:
             ConfigurationError: An entry can't be used.
@@ -65,7 +65,7 @@ class Framework(Generic[M, E]):
 
 
 class RoutedFields(Protocol):
-    """The fields that routed models of all frameworks have."""
+    """The fields that each framework's routed model has."""
 
     @property
     def router(self) -> RouterSource: ...
@@ -84,11 +84,11 @@ class RoutedFields(Protocol):
 
 
 class FrameworkExperts(RoutedExperts, Generic[M, E]):
-    """Routed experts of which some are models of one framework.
+    """Routed experts, some of which may be models of one framework.
 
     Args:
-        router: As of `RoutedExperts`.
-        experts: The same, or a mapping whose values may also be models of the framework.
+        router: As for `RoutedExperts`.
+        experts: As for `RoutedExperts`, or a mapping whose values may also be models of the framework.
         framework: The framework.
         options: Further arguments of `RoutedExperts`.
 
@@ -104,31 +104,31 @@ class FrameworkExperts(RoutedExperts, Generic[M, E]):
 
     @classmethod
     def of(cls, model: RoutedFields, framework: Framework[M, E]) -> Self:
-        """The routed experts that a framework's routed model describes by its fields."""
+        """The routed experts that the fields of a framework's routed model describe."""
         names = ("policy", "settings", "max_retries", "timeouts", "hooks")
         return cls(model.router, model.experts, framework, **{name: getattr(model, name) for name in names})
 
     def model(self, target: Target) -> M | E:
-        """What is called for a target: the framework's own model, or what the framework makes of an endpoint.
+        """The object to call for a target: the framework's own model, or what the framework makes of an endpoint.
 
         Raises:
             ConfigurationError: The expert has no url.
         """
-        own = self.models.get(target.expert.name)
-        if own is not None:
-            return own
+        model = self.models.get(target.expert.name)
+        if model is not None:
+            return model
         endpoint = self.endpoint(target)
-        if (model := self._at_endpoints.get(endpoint)) is None:
-            model = self._at_endpoints[endpoint] = self._framework.at_endpoint(endpoint)
-        return model
+        if (caller := self._at_endpoints.get(endpoint)) is None:
+            caller = self._at_endpoints[endpoint] = self._framework.at_endpoint(endpoint)
+        return caller
 
 
 def as_expert_error(error: Exception, expert: str) -> ExpertError | None:
-    """What a failure of a client means for failover, None where it is a bug and not the expert's failure.
+    """The expert's error that a model's exception stands for, None where it is a bug and no failure of the expert.
 
-    Each integration raises its client's own errors. The HTTP status is read where there is one (openai, anthropic,
-    httpx, requests, ...), else Python's own kind of error, or the names of the clients' classes. The client's text may
-    quote the prompt, so it stays in the cause and out of the message.
+    Each integration raises its client's own errors. They are classified by their HTTP status (openai, anthropic, httpx,
+    requests, ...), else by the names of their classes. The client's text may quote the prompt, so it stays in the cause
+    and out of the message.
     """
     if isinstance(error, ExpertError):
         return error
@@ -144,7 +144,7 @@ def as_expert_error(error: Exception, expert: str) -> ExpertError | None:
         mapped = ExpertTimeoutError
     elif class_names & _CONNECTIONS:
         mapped = ExpertConnectionError
-    elif isinstance(error, NoExpertLeftError):  # the model routes too, and all of its own experts have failed
+    elif isinstance(error, NoExpertLeftError):  # the model is a router itself, and all of its experts have failed
         mapped = ExpertServerError
     else:
         return None
@@ -153,7 +153,7 @@ def as_expert_error(error: Exception, expert: str) -> ExpertError | None:
 
 @contextmanager
 def expert_errors(expert: str, classify: Classify = as_expert_error) -> Iterator[None]:
-    """Turn failures of a framework's model that leave the block into experts' errors; bugs pass as they are."""
+    """Convert errors of a framework's model that leave the block into `ExpertError`s; bugs are raised unchanged."""
     try:
         yield
     except Exception as error:
@@ -164,7 +164,7 @@ def expert_errors(expert: str, classify: Classify = as_expert_error) -> Iterator
 
 
 async def in_steps(items: Iterator[T]) -> AsyncGenerator[T, None]:
-    """A model's synchronous stream, each step in a worker thread, so that it never holds up the event loop."""
+    """Iterate over a model's synchronous stream in worker threads, so that it never blocks the event loop."""
     close: Callable[[], None] = getattr(items, "close", lambda: None)
     step: asyncio.Task[object] | None = None
     try:
@@ -176,10 +176,10 @@ async def in_steps(items: Iterator[T]) -> AsyncGenerator[T, None]:
     finally:
         if step is None or step.done():
             await asyncio.to_thread(close)
-        else:  # given up while the model thinks: no thread can be stopped, and a running generator can't be closed
-            step.add_done_callback(lambda ended: _close_late(ended, close))
+        else:  # abandoned within a step: a thread can't be stopped, nor a running generator closed
+            step.add_done_callback(lambda finished: _close_after(finished, close))
 
 
-def _close_late(step: asyncio.Task[object], close: Callable[[], None]) -> None:
+def _close_after(step: asyncio.Task[object], close: Callable[[], None]) -> None:
     if not step.cancelled() and step.exception() is None:
         asyncio.get_running_loop().run_in_executor(None, close)

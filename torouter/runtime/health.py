@@ -1,4 +1,4 @@
-"""The dispatcher's view of every replica as one table, for a terminal and for a notebook."""
+"""Health: the state of every replica as a table, for a terminal and for a notebook."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _HEAD = ("expert", "url", "state", "in flight", "seconds", "cools down", "answer
 
 
 class Health(tuple[ReplicaSnapshot, ...]):
-    """One `ReplicaSnapshot` per replica, in the pool's order; printed it is a table."""
+    """One `ReplicaSnapshot` per replica, in the pool's order; `print` shows it as a table."""
 
     __slots__ = ()
 
@@ -20,7 +20,7 @@ class Health(tuple[ReplicaSnapshot, ...]):
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
     def _repr_html_(self) -> str:
-        """How a notebook shows it."""
+        """The table that a notebook shows."""
         head = "".join(f"<th>{cell}</th>" for cell in _HEAD)
         rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(row))}</tr>" for row in self)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -1,4 +1,4 @@
-"""Retry: another try after a passing failure, after jittered exponential waits that never outlast the call's time."""
+"""Retry: repeats a call after temporary failures, with jittered exponential waits within the call's time limit."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """How often and how soon a call is tried again while it fails for a passing reason.
+    """How often and how soon a call is repeated after temporary failures.
 
-    The wait before try n is a random part of min(`longest`, `first` * 2 ** n) seconds ("full jitter", AWS Architecture
-    Blog 2015). `clock`, `sleep` and `draw` (a number in 0..1) are there for tests.
+    The wait after attempt n (from 0) is a random part of min(`longest`, `first` * 2 ** n) seconds ("full jitter", AWS
+    Architecture Blog 2015). `clock`, `sleep` and `draw` (a number in 0..1) are injected by tests.
     """
 
     retries: int = 2
@@ -34,25 +34,25 @@ class Retry:
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     draw: Callable[[], float] = random.random
 
-    async def __call__(self, ask: Callable[[], Awaitable[T]], *, seconds: float | None = None) -> T:
-        """The result of `ask`.
+    async def __call__(self, attempt: Callable[[], Awaitable[T]], *, seconds: float | None = None) -> T:
+        """The result of the first attempt that succeeds.
 
         Args:
-            ask: Makes one try.
-            seconds: What all tries may take; no wait goes beyond it.
+            attempt: Makes one attempt. Errors other than those below are not retried.
+            seconds: Time limit of all attempts; no wait goes beyond it.
 
         Raises:
-            ExpertUnavailableError, NoExpertLeftError: The last try's, or what else `ask` raises at once.
+            ExpertUnavailableError, NoExpertLeftError: The last attempt has failed.
         """
         end = math.inf if seconds is None else self.clock() + seconds
-        for tries in itertools.count():
+        for number in itertools.count():
             try:
-                return await ask()
+                return await attempt()
             except (ExpertUnavailableError, NoExpertLeftError) as error:
-                wait = self.draw() * min(self.longest, self.first * 2**tries)
+                wait = self.draw() * min(self.longest, self.first * 2**number)
                 spent = isinstance(error, DeadlineExceededError) or self.clock() + wait >= end
-                if spent or tries >= self.retries:
+                if spent or number >= self.retries:
                     raise
-                logger.info("try %d failed and is repeated: %s", tries + 1, error)
+                logger.info("attempt %d failed and is repeated: %s", number + 1, error)
             await self.sleep(wait)
         raise AssertionError

@@ -1,4 +1,4 @@
-"""RoutedExperts: router, policy, dispatcher and endpoints of one application, behind both adapters."""
+"""RoutedExperts: decides for a call which experts may answer it, and calls them; both adapters are built on it."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ RouterSource = Router | str | os.PathLike[str]
 """A trained router, its directory, or its id on the Hugging Face Hub."""
 
 _INLINE_CHARACTERS = 4096
-"""Longest text that is scored on the event loop: to hand one to a thread takes about as long as to score it."""
+"""Longest text that is scored on the event loop: handing a text to a thread takes about as long as scoring this."""
 _BLOCK = 32
-"""Texts of a batch that are scored at a time, so that other calls' decisions get their turn in between."""
+"""Texts of a batch that are scored in one forward pass, so that other calls' decisions run in between."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteQuery:
-    """What a decision is made from.
+    """The facts of one call that a decision depends on.
 
     Attributes:
         text: The text that the router scores.
-        requirements: What the request asks of an expert beyond text.
+        requirements: What the request needs of an expert beyond text.
         pinned: The one expert that may answer; None lets the router choose.
         exclude: Experts that may not answer.
         policy: A policy for this call alone, None for the application's.
-        session: Key of a conversation that stays with its expert unless another one is much better.
-        inputs: The messages' texts, for the experts' own tokenizers.
+        session: Key of a conversation that stays with its expert unless another expert is much better.
+        inputs: The texts of all messages, counted by the experts' own tokenizers.
 
     Raises:
         ConfigurationError: `exclude` is a single string, or `policy` is not a RoutingPolicy.
@@ -78,22 +78,22 @@ class RouteQuery:
 
 
 class RoutedExperts:
-    """One router and the experts it chooses from.
+    """One router, the experts it chooses from, and what is known of them between calls.
 
     Args:
         router: A router, its directory, or its id on the Hugging Face Hub.
-        experts: The experts; exactly those that the router knows.
+        experts: The experts, exactly those that the router knows.
         policy: How scores become a ranking.
         settings: Deadline, cool-downs and limits of the dispatcher.
-        max_retries: Further passes over a ranking once every expert has failed for a passing reason; overrides
-            `settings.rounds`, which is one more.
+        max_retries: Further passes over a ranking after all its experts have failed temporarily. It overrides
+            `settings.rounds`, which counts the first pass too.
         timeouts: Limits of one request to one expert.
         hooks: Observers of decisions, attempts and outcomes.
-        reader: Reads facts and text out of the answers.
+        reader: Reads facts and text from the answers.
 
     Attributes:
         router: The router.
-        experts: The pool, with what servers have stated about themselves.
+        experts: The pool, completed by what the experts' servers have stated.
 
     Raises:
         CheckpointError: The router can't be loaded.
@@ -133,7 +133,7 @@ class RoutedExperts:
             reader=reader,
             before=handshakes.before,
         )
-        self._described = self.experts
+        self._initial_experts = self.experts
         self._columns = np.array([self.router.experts.index(name) for name in self.experts])
         self._input_costs = any(expert.input_price for expert in self.experts.values())
         self._lock = threading.Lock()
@@ -154,17 +154,17 @@ class RoutedExperts:
         source: TextSource | Callable[[Sequence[Any]], str] = "last_user",
         question: str | None = None,
     ) -> RouteQuery:
-        """What the decision for one call is made from.
+        """The query of one call.
 
-        The router reads the first of these that there is: the call's `routing_text`, the text of an enclosing
-        `with torouter.routing_text(...)`, `question`, what `source` says.
+        The router reads the first of these that is not empty: the call's `routing_text`, the text of an enclosing
+        `with torouter.routing_text(...)`, `question`, the text that `source` selects.
 
         Args:
             messages: The framework's messages, for a callable `source`.
-            turns: The same messages as routing sees them.
+            turns: The same messages, as `Turn`s.
             options: The call's options.
-            source: Which part of the conversation is read, or a function of the messages.
-            question: The user's question where the framework knows it apart from the prompt around it.
+            source: The part of the conversation that the router reads, or a function of the messages.
+            question: The user's question, where the framework knows it apart from the prompt around it.
 
         Raises:
             ConfigurationError: An option can't be used.
@@ -190,15 +190,15 @@ class RoutedExperts:
         )
 
     def prefetch(self, texts: Sequence[str]) -> None:
-        """Score many texts in few forward passes, so that deciding for each of them costs none."""
+        """Score many texts in few forward passes, so that the decisions for them need none."""
         for block in self._unscored(texts):
-            self._scores.keep(dict(zip(block, self._scores.passed(block), strict=True)), room=len(texts))
+            self._scores.store(dict(zip(block, self._scores.compute(block), strict=True)), room=len(texts))
 
     async def aprefetch(self, texts: Sequence[str]) -> None:
-        """The same as `prefetch`, off the event loop."""
+        """The same as `prefetch`, in worker threads."""
         for block in self._unscored(texts):
-            rows = await work(partial(self._scores.passed, block))
-            self._scores.keep(dict(zip(block, rows, strict=True)), room=len(texts))
+            rows = await work(partial(self._scores.compute, block))
+            self._scores.store(dict(zip(block, rows, strict=True)), room=len(texts))
 
     def _unscored(self, texts: Sequence[str]) -> Iterator[list[str]]:
         missing = self._scores.missing(list(dict.fromkeys(texts)))
@@ -209,29 +209,30 @@ class RoutedExperts:
 
         Raises:
             ConfigurationError: A pinned or excluded expert is unknown, or no expert has what the request needs.
-            ContextLengthError: The request fits into no expert's context window.
+            ContextLengthError: The request is too long for every expert's context window.
         """
         started = time.perf_counter()
         if near := near_limit(self.experts.countable, query.inputs, query.requirements):
-            query = self._counted(query, near)
-        return self._decided(query, self._scores.scores([query.text])[0], started)
+            query = self._with_token_counts(query, near)
+        return self._decision(query, self._scores.scores([query.text])[0], started)
 
     async def adecide(self, query: RouteQuery) -> RouteDecision:
-        """The same as `decide`; counting and a forward pass run in a worker thread, never on the event loop."""
+        """The same as `decide`; counting tokens and long forward passes run in a worker thread."""
         started = time.perf_counter()
         if near := near_limit(self.experts.countable, query.inputs, query.requirements):
-            query = await asyncio.to_thread(self._counted, query, near)  # may fetch a tokenizer first
-        row = self._scores.known(query.text)
+            query = await asyncio.to_thread(self._with_token_counts, query, near)  # may download a tokenizer
+        row = self._scores.get(query.text)
         if row is None:
             score = partial(self._scores.scores, [query.text])
             inline = self.router.scores_inline and len(query.text) <= _INLINE_CHARACTERS
             row = (score() if inline else await work(score))[0]
-        return self._decided(query, row, started)
+        return self._decision(query, row, started)
 
     def input_tokens(self, texts: Iterable[str]) -> int | None:
-        """About how many tokens a request's texts have.
+        """The estimated number of tokens in a request's texts.
 
-        None where nothing depends on it, which costs no counting: they fit any expert, and none takes money for them.
+        None, without counting, where no decision depends on it: the texts fit every expert's window, and no expert has
+        a price for them.
         """
         smallest_window = self.experts.smallest_window
         if smallest_window is None and not self._input_costs:
@@ -251,13 +252,13 @@ class RoutedExperts:
         session: str | None = None,
         deadline: float | None = None,
     ) -> Served[T]:
-        """One whole answer, as `Dispatcher.call` gets it; the error of the only expert to call is raised as it is.
+        """One whole answer by `Dispatcher.call`. Where the ranking has only one expert, its own error is raised.
 
         Args:
-            decision: Whose ranking is followed.
+            decision: The decision whose ranking is followed.
             ask: Calls one replica.
-            session: The conversation that stays with the expert that answers.
-            deadline: Seconds for this call in place of the settings'.
+            session: Key of the conversation, which then stays with the expert that answers.
+            deadline: Seconds for this call, in place of the settings' deadline.
         """
         answered = self._remember(session)
         return await self.dispatcher.call(decision, ask, deadline=deadline, answered=answered, own_error=True)
@@ -270,19 +271,19 @@ class RoutedExperts:
         session: str | None = None,
         deadline: float | None = None,
     ) -> ServedStream[T]:
-        """A streamed answer, as `Dispatcher.open_stream` gets it; arguments as of `call`."""
+        """A streamed answer by `Dispatcher.open_stream`; arguments and errors are those of `call`."""
         answered = self._remember(session)
         return await self.dispatcher.open_stream(decision, ask, deadline=deadline, answered=answered, own_error=True)
 
     def endpoint(self, target: Target) -> Endpoint:
-        """The endpoint of one replica; it retries nothing, since another expert is called at once.
+        """The endpoint of one replica. It does not retry, since the dispatcher calls another expert at once.
 
         Raises:
             ConfigurationError: The expert has no url.
         """
         key = (target.expert.name, target.url)
         endpoint = self._endpoints.get(key)
-        if endpoint is None or endpoint.expert is not target.expert:  # more may have become known of the expert
+        if endpoint is None or endpoint.expert is not target.expert:  # its description may have been completed
             endpoint = self._endpoints[key] = Endpoint(target.expert, url=target.url, timeouts=self._timeouts)
         return endpoint
 
@@ -294,28 +295,28 @@ class RoutedExperts:
         return None if session is None else partial(self._sessions.served, session)
 
     def _learn(self, target: Target, info: ServerInfo) -> None:
-        """Take a server's own limits where the expert's description says nothing."""
+        """Adopt a server's own limits where the expert's description states none."""
         name = target.expert.name
-        described = self._described[name]
-        limit, most = info.max_concurrent_requests, self.dispatcher.settings.max_concurrency
-        if limit and described.max_concurrency is None:
-            self.dispatcher.limit(name, limit if most is None else min(limit, most), url=target.url)
+        initial = self._initial_experts[name]
+        limit, default_limit = info.max_concurrent_requests, self.dispatcher.settings.max_concurrency
+        if limit and initial.max_concurrency is None:
+            self.dispatcher.limit(name, limit if default_limit is None else min(limit, default_limit), url=target.url)
         window = info.max_total_tokens
-        if not window or described.context_window is not None:
+        if not window or initial.context_window is not None:
             return
         with self._lock:
-            known = self.experts[name].context_window  # of another replica
-            if known is not None and known <= window:
+            smallest = self.experts[name].context_window  # of its other replicas
+            if smallest is not None and smallest <= window:
                 return
-            expert = replace(described, context_window=window)
+            expert = replace(initial, context_window=window)
             self.experts = ExpertPool({**self.experts, name: expert})
             self.dispatcher.describe(expert)
 
-    def _counted(self, query: RouteQuery, experts: Sequence[Expert]) -> RouteQuery:
+    def _with_token_counts(self, query: RouteQuery, experts: Sequence[Expert]) -> RouteQuery:
         counts = self._tokenizers.counts(experts, query.inputs)
         return replace(query, requirements=replace(query.requirements, counted=counts))
 
-    def _decided(self, query: RouteQuery, row: Row, started: float) -> RouteDecision:
+    def _decision(self, query: RouteQuery, row: Row, started: float) -> RouteDecision:
         decision = (query.policy or self.policy).decide(
             Scores(self.experts.names, row[self._columns].astype(float)),
             self.experts,
@@ -329,14 +330,14 @@ class RoutedExperts:
 
 
 def _check_same_experts(router: Router, pool: ExpertPool) -> None:
-    unserved = [name for name in router.experts if name not in pool]
+    missing = [name for name in router.experts if name not in pool]
     unknown = [name for name in pool if name not in router.experts]
-    if not unserved and not unknown:
+    if not missing and not unknown:
         return
-    msg = f"the router knows {', '.join(router.experts)}, the pool holds {', '.join(pool)}: "
+    msg = f"the router knows {', '.join(router.experts)}, but the pool holds {', '.join(pool)}: "
     fixes = []
-    if unserved:
-        fixes.append(f"add {', '.join(unserved)} to the pool, or take them out by router.remove_expert(name)")
+    if missing:
+        fixes.append(f"add {', '.join(missing)} to the pool, or remove them by router.remove_expert(name)")
     if unknown:
-        fixes.append(f"teach the router {', '.join(unknown)} by router.add_expert(name, outcomes), or take them out")
+        fixes.append(f"add {', '.join(unknown)} to the router by router.add_expert(name, outcomes), or leave them out")
     raise ConfigurationError(msg + "; ".join(fixes))

@@ -1,4 +1,4 @@
-"""Remembers the scores of the texts that were routed last, so that a repeated text costs no forward pass."""
+"""Keeps the scores of recently routed texts, so that a repeated text needs no forward pass."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from torouter.routers.router import Router
 Row = NDArray[np.float32]
 
 _LONG = 1024
-"""Characters from which on a text is remembered by its hash."""
+"""Longest text, in characters, that is its own key; a longer one is kept under its hash."""
 
 
 class ScoreCache:
     """A bounded cache of one router's scores by exact text. Threads may share it.
 
     Args:
-        router: The router that scores what is not remembered. It never changes, so nothing goes stale.
-        size: Most texts that are kept, but for a larger batch, which is kept whole until the next text comes; the one
-            not used for longest goes first.
+        router: The router that scores the other texts. It never changes, so its scores stay valid.
+        size: Most texts that are kept; the least recently used is dropped first. A larger batch is kept whole until the
+            next text is stored.
     """
 
     def __init__(self, router: Router, size: int = 1024) -> None:
@@ -34,8 +34,8 @@ class ScoreCache:
         self._rows: OrderedDict[str | bytes, Row] = OrderedDict()
         self._lock = threading.Lock()
 
-    def known(self, text: str) -> Row | None:
-        """The scores of `text`, shape (k experts,), None where it has to be scored."""
+    def get(self, text: str) -> Row | None:
+        """The scores of `text`, shape (k experts,); None where they are not in the cache."""
         key = _key(text)
         with self._lock:
             row = self._rows.get(key)
@@ -44,33 +44,34 @@ class ScoreCache:
             return row
 
     def scores(self, texts: Sequence[str]) -> list[Row]:
-        """The scores of each text, shape (k experts,); all that are not remembered go through one forward pass.
+        """The scores of each text, shape (k experts,). Texts that are not in the cache are scored in one forward pass.
 
         Raises:
             ConfigurationError: The router gives scores of another shape.
         """
-        rows = {text: self.known(text) for text in texts}
+        rows = {text: self.get(text) for text in texts}
         missing = [text for text, row in rows.items() if row is None]
         if missing:
-            fresh = dict(zip(missing, self.passed(missing), strict=True))
-            self.keep(fresh, room=len(rows))
-            rows.update(fresh)
+            computed = dict(zip(missing, self.compute(missing), strict=True))
+            self.store(computed, room=len(rows))
+            rows.update(computed)
         return [row for text in texts if (row := rows[text]) is not None]
 
     def missing(self, texts: Sequence[str]) -> list[str]:
-        """Those that have to be scored."""
-        return [text for text in texts if self.known(text) is None]
+        """The texts that are not in the cache."""
+        return [text for text in texts if self.get(text) is None]
 
-    def passed(self, texts: Sequence[str]) -> list[Row]:
-        """The scores of each text by a forward pass, whatever is remembered; raises as `scores` does."""
-        found, shape = self._router.scores(texts), (len(texts), len(self._router.experts))
-        if found.shape != shape:
-            msg = f"{type(self._router).__name__}.scores gives shape {found.shape}; let it give {shape}: texts, experts"
+    def compute(self, texts: Sequence[str]) -> list[Row]:
+        """The scores of each text by a forward pass, without the cache; raises as `scores` does."""
+        scores, shape = self._router.scores(texts), (len(texts), len(self._router.experts))
+        if scores.shape != shape:
+            name = type(self._router).__name__
+            msg = f"{name}.scores returns shape {scores.shape}: it must return {shape}, texts by experts"
             raise ConfigurationError(msg)
-        return [row.copy() for row in found]  # a row of the pass's own array would keep all of it
+        return [row.copy() for row in scores]  # a view would keep the whole array alive
 
-    def keep(self, rows: Mapping[str, Row], room: int) -> None:
-        """Remember scores, those of `room` texts at least."""
+    def store(self, rows: Mapping[str, Row], room: int) -> None:
+        """Store scores by text. The cache keeps at least the `room` most recent texts."""
         with self._lock:
             self._rows.update((_key(text), row) for text, row in rows.items())
             while len(self._rows) > max(self._size, room):
@@ -78,7 +79,7 @@ class ScoreCache:
 
 
 def _key(text: str) -> str | bytes:
-    """What stands for a text: itself, or its hash where it is long, so that the size in bytes is bounded too."""
+    """A text's key: the text, or its hash where it is long, so that the cache is bounded in bytes too."""
     if len(text) <= _LONG:
         return text
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()

@@ -1,4 +1,4 @@
-"""Remembers which expert served a session last, so that a policy can let the session stay with it."""
+"""Keeps the expert that last answered each session, so that a policy can let the session stay with it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections import OrderedDict
 
 
 class Sessions:
-    """The last expert of each session; of more than `size` sessions those that were idle longest are forgotten.
+    """The last expert of each of the `size` most recently used sessions. Safe to use from any thread.
 
-    Safe to use from any thread. Give what `last` says to `RoutingPolicy.decide(previous=...)`, and what the answer says
-    to `served`, so that a session also stays with an expert that it came to by failover.
+    Pass the result of `last` to `RoutingPolicy.decide(previous=...)`, and the expert that answered to `served`. So a
+    session also stays with an expert that it reached by failover.
     """
 
     def __init__(self, size: int = 10_000) -> None:
@@ -19,11 +19,11 @@ class Sessions:
         self._lock = threading.Lock()
 
     def last(self, session: str) -> str | None:
-        """The expert that served the session's last query, None if nobody remembers."""
+        """The expert that answered the session's last query, None for an unknown session."""
         return self._experts.get(session)
 
     def served(self, session: str, expert: str) -> None:
-        """Note who has answered."""
+        """Record the expert that has answered."""
         with self._lock:
             self._experts[session] = expert
             self._experts.move_to_end(session)

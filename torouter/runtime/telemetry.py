@@ -1,7 +1,7 @@
-"""OpenTelemetry over the dispatcher's hooks: a span for each routed call, a child for each attempt, two histograms.
+"""OpenTelemetryHook: records a span for each routed call, a child span for each attempt, and two histograms.
 
-Names are those of the GenAI semantic conventions (opentelemetry.io/docs/specs/semconv/gen-ai, still in development);
-what they have no word for is called `torouter.*`. Prompts and answers are never recorded: no hook sees them.
+Names follow the GenAI semantic conventions (opentelemetry.io/docs/specs/semconv/gen-ai, still in development); names
+that these lack begin with `torouter.`. Prompts and answers are never recorded: no hook receives them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
-# The bounds that the conventions ask for.
+# The bucket boundaries of the conventions.
 _SECONDS = [0.01 * 2**n for n in range(14)]
 _TOKENS = [4**n for n in range(14)]
 _COMMON = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "torouter"}
@@ -27,7 +27,7 @@ _COMMON = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "torouter"}
 
 @dataclass(slots=True)
 class _OpenCall:
-    """A call under way, and what was heard of its answer."""
+    """A call that has not ended, and the facts of its answer so far."""
 
     span: Span
     expert: str
@@ -38,23 +38,25 @@ class _OpenCall:
 
 
 class OpenTelemetryHook:
-    """Give it to `RoutedChatModel(hooks=[...])`, `RoutedLLM(hooks=[...])` or a `Dispatcher`.
+    """Records each call as OpenTelemetry spans and metrics.
 
-    A call's span is a child of the span that is current where the call is made. On it:
+    Pass it to `RoutedChatModel(hooks=[...])`, `RoutedLLM(hooks=[...])` or a `Dispatcher`. A call's span is a child of
+    the span that is current where the call is made. Its attributes:
 
     - `gen_ai.request.model`: the chosen expert's name; `gen_ai.response.model` and `gen_ai.usage.*`: what the answer
-      says. Usage stands on no other span, so that sums over spans count it once.
-    - `torouter.ranking` and `torouter.reason`: the decision; `torouter.expert`: who served; `torouter.failed_attempts`:
-      how many had failed before; `error.type`: what ended it, unless it was answered or its stream was closed early.
+      states. Only this span carries the usage, so that sums over spans count it once.
+    - `torouter.ranking` and `torouter.reason`: the decision; `torouter.expert`: the expert that answered;
+      `torouter.failed_attempts`: their number; `error.type`: what ended the call, unless it was answered or its stream
+      was closed early.
 
-    On each attempt's: `torouter.expert`, `torouter.attempt` (from 1), `gen_ai.request.model` (what the expert is to
-    serve), `gen_ai.response.model`, `server.address`, `server.port` and `error.type`.
+    Attributes of an attempt's span: `torouter.expert`, `torouter.attempt` (from 1), `gen_ai.request.model` (what the
+    expert should serve), `gen_ai.response.model`, `server.address`, `server.port` and `error.type`.
 
     `gen_ai.client.operation.duration` (seconds) and `gen_ai.client.token.usage` are recorded once for each call.
 
     Args:
-        tracer_provider: Where spans go; by default the application's global provider.
-        meter_provider: Where metrics go; by default the application's global provider.
+        tracer_provider: Receives the spans; by default the application's global provider.
+        meter_provider: Receives the metrics; by default the application's global provider.
 
     Raises:
         MissingExtraError: OpenTelemetry is not installed.
@@ -130,29 +132,29 @@ class OpenTelemetryHook:
             self._end(span, event.error, _model(event.facts))
 
     def _call_ended(self, call: _OpenCall, event: CallEnded) -> None:
-        told = _model(call.facts)
+        response_model = _model(call.facts)
         tokens = {"input": call.facts.input_tokens, "output": call.facts.output_tokens}
         usage = {f"gen_ai.usage.{kind}_tokens": count for kind, count in tokens.items() if count is not None}
-        more: dict[str, Any] = {**told, **usage, "torouter.failed_attempts": len(event.attempts)}
+        attributes: dict[str, Any] = {**response_model, **usage, "torouter.failed_attempts": len(event.attempts)}
         if event.expert is not None:
-            more["torouter.expert"] = event.expert
-        self._end(call.span, event.error, more)
-        common = {**_COMMON, **call.server, **told, "gen_ai.request.model": call.expert}
+            attributes["torouter.expert"] = event.expert
+        self._end(call.span, event.error, attributes)
+        common = {**_COMMON, **call.server, **response_model, "gen_ai.request.model": call.expert}
         self._duration.record(event.milliseconds / 1000, {**common, **_error_type(event.error)})
         for kind, count in tokens.items():
             if count is not None:
                 self._usage.record(count, {**common, "gen_ai.token.type": kind})
 
     def _end(self, span: Span, error: str | None, attributes: Mapping[str, Any]) -> None:
-        failed = _error_type(error)
-        span.set_attributes({**attributes, **failed})
-        if failed:
+        error_type = _error_type(error)
+        span.set_attributes({**attributes, **error_type})
+        if error_type:
             span.set_status(self._trace.StatusCode.ERROR)
         span.end()
 
 
 def _error_type(error: str | None) -> dict[str, str]:
-    # Whoever closes a stream early had enough of it, which is no error.
+    # Closing a stream early is the caller's choice and no error.
     return {} if error in (None, "GeneratorExit") else {"error.type": str(error)}
 
 

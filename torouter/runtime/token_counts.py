@@ -1,4 +1,4 @@
-"""Exact lengths of inputs, counted by the experts' own tokenizers where their context windows may be too small."""
+"""Counts inputs exactly, by the experts' own tokenizers, where a context window may be too small."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _FILE = "tokenizer.json"
 
 
 def near_limit(experts: Sequence[Expert], texts: Sequence[str], requirements: Requirements) -> list[Expert]:
-    """Those of the experts, all with a tokenizer and a window, that `texts`, prefix and answer may be too long for.
+    """The experts whose context window may be too small for `texts`, prefix and answer.
 
-    No token is shorter than a byte: what has no more bytes than the window has tokens fits and need not be counted.
+    A token has at least one byte, so a request with no more bytes than the window has tokens fits without counting. All
+    of `experts` must have a tokenizer and a window.
     """
     if not experts:
         return []
@@ -32,19 +33,19 @@ def near_limit(experts: Sequence[Expert], texts: Sequence[str], requirements: Re
 
 
 class ExpertTokenizers:
-    """The tokenizers that experts name, each loaded once, when it is first to count. Threads may share it."""
+    """The experts' tokenizers, each loaded once, on first use. Threads may share it."""
 
     def __init__(self) -> None:
-        self._loaded: dict[str, Tokenizer | None] = {}  # None where it can't be used
+        self._loaded: dict[str, Tokenizer | None] = {}  # None for one that can't be used
         self._lock = threading.Lock()
 
     def counts(self, experts: Iterable[Expert], texts: Sequence[str]) -> dict[str, int]:
-        """By expert, the tokens of `texts` and of its prefix.
+        """The number of tokens of `texts` and an expert's prefix, by the expert's name.
 
-        What a chat template puts around the messages is not counted: it can't be told from the tokenizer. An expert
-        whose tokenizer can't be used is left out, after one warning.
+        Tokens that a chat template adds are not counted, since the tokenizer does not know them. An expert whose
+        tokenizer can't be used is left out, after one warning.
         """
-        lengths: dict[str, int] = {}  # experts of one base model share it
+        lengths: dict[str, int] = {}  # by tokenizer, which experts of one base model share
         counts: dict[str, int] = {}
         for expert in experts:
             name = cast("str", expert.tokenizer)
@@ -54,9 +55,9 @@ class ExpertTokenizers:
                 if name not in lengths:
                     lengths[name] = _count(tokenizer, texts)
                 counts[expert.name] = lengths[name] + _count(tokenizer, _prefix_texts(expert))
-            except Exception as error:  # noqa: BLE001 - the library raises bare ones, as for an unknown word
+            except Exception as error:  # noqa: BLE001 - the library raises bare Exceptions, as for an unknown word
                 with self._lock:
-                    self._give_up(expert, f"does not count: {type(error).__name__}")
+                    self._give_up(expert, f"can't count: {type(error).__name__}")
         return counts
 
     def _tokenizer(self, expert: Expert) -> Tokenizer | None:
@@ -65,19 +66,19 @@ class ExpertTokenizers:
             if name not in self._loaded:
                 try:
                     self._loaded[name] = _load(name)
-                except Exception as error:  # noqa: BLE001 - the library raises bare ones, the Hub's client its own
+                except Exception as error:  # noqa: BLE001 - bare Exceptions of the library, or the Hub client's own
                     self._give_up(expert, f"can't be loaded: {type(error).__name__}: {error}")
             return self._loaded[name]
 
-    def _give_up(self, expert: Expert, why: str) -> None:
+    def _give_up(self, expert: Expert, reason: str) -> None:
         name = cast("str", expert.tokenizer)
-        if name in self._loaded and self._loaded[name] is None:  # another thread has said so
+        if name in self._loaded and self._loaded[name] is None:  # another thread has warned already
             return
         self._loaded[name] = None
         logger.warning(
-            "expert %r: tokenizer=%r %s; lengths are estimated now: "
+            "expert %r: tokenizer=%r %s; lengths are estimated from now on: "
             "give the path of a %s, its directory or a Hub id (owner/name), or leave the field out",
-            *(expert.name, name, why, _FILE),
+            *(expert.name, name, reason, _FILE),
         )
 
 
@@ -90,14 +91,14 @@ def _load(name: str) -> Tokenizer:
     elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         tokenizer = Tokenizer.from_pretrained(name)
     else:
-        raise FileNotFoundError("there is no such file")
+        raise FileNotFoundError("no such file")
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def _count(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
-    # Unlike `encode` this releases the GIL. Lone surrogates, which Python's strings may hold, it would not take.
+    # Unlike `encode` this releases the GIL. It rejects lone surrogates, which Python strings may contain.
     clean = [text.encode(errors="replace").decode() for text in texts]
     return sum(len(encoding) for encoding in tokenizer.encode_batch_fast(clean, add_special_tokens=False))
 
@@ -107,7 +108,7 @@ def _bytes(texts: Iterable[str]) -> int:
 
 
 def _prefix_texts(expert: Expert) -> list[str]:
-    """The texts of the messages that the expert's requests begin with."""
+    """The texts of the expert's prefix messages."""
     texts: list[str] = []
     for content in (message["content"] for message in expert.prefix):
         blocks = [{"text": content}] if isinstance(content, str) else content or ()
