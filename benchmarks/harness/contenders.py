@@ -86,6 +86,7 @@ def process(
         except subprocess.TimeoutExpired:
             child.kill()
         killer.cancel()
+        cast("Any", child.stdout).close()
 
 
 def told(child: subprocess.Popen[str], log: Any) -> dict[str, Any]:
