@@ -93,6 +93,7 @@ def child_process(
         except subprocess.TimeoutExpired:
             child.kill()
         killer.cancel()
+        cast("Any", child.stdout).close()
 
 
 def read_json_line(child: subprocess.Popen[str], log: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class MeanStd:
 
     Attributes:
         mean: Over the replicas for which the metric is defined; NaN if there are none.
-        sd: Sample standard deviation (n - 1); NaN for fewer than two.
+        sd: Sample standard deviation (n - 1); NaN for fewer than two replicas or where one is infinite.
         defined: Number of replicas for which the metric is defined.
         replicas: Number of all replicas.
     """
@@ -40,7 +40,7 @@ class MeanStd:
         """From one value per replica, NaN where the metric is not defined."""
         known = np.array([value for value in values if not np.isnan(value)])
         mean = float(known.mean()) if len(known) else float("nan")
-        sd = float(known.std(ddof=1)) if len(known) > 1 else float("nan")
+        sd = float(known.std(ddof=1)) if len(known) > 1 and np.isfinite(known).all() else float("nan")
         return cls(mean, sd, len(known), len(values))
 
     def text(self, form: str) -> str:

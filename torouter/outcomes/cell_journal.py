@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
 
 from torouter.errors import ConfigurationError
 
@@ -35,24 +37,22 @@ class CellJournal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _locked(path)
         self.rows: dict[Cell, Row] = {}
         self.fingerprints: dict[str, str] = {}
-        try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as opened:
+            opened.enter_context(_locked(path))
+            self._file = opened.enter_context(path.open("a+b"))
             self._read()
-        except BaseException:
-            self._file.close()
-            raise
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # An empty journal says nothing; unlinking comes before closing, which gives the lock up.
-        if not self._file.closed and self._file.seek(0, os.SEEK_END) == 0:
-            self._path.unlink()
-        self._file.close()
+        with self._opened:
+            if not self._file.closed and self._file.seek(0, os.SEEK_END) == 0:
+                self.remove()  # an empty journal says nothing
 
     def add_experts(self, fingerprints: Mapping[str, str]) -> None:
         """Record the experts that are asked from now on."""
@@ -67,8 +67,8 @@ class CellJournal:
 
     def remove(self) -> None:
         """Delete the journal, once the outcome table holds all of it."""
+        self._file.close()  # Windows deletes no open file
         self._path.unlink()
-        self._file.close()
 
     def _append(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
@@ -92,19 +92,21 @@ class CellJournal:
                 raise ConfigurationError(msg) from None
 
 
-def _locked(path: Path) -> BinaryIO:
-    """Open the file with a lock that ends with this process, however it ends."""
-    while True:
-        file = path.open("a+b")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The run that held the lock until now may have removed the file between the two lines.
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        except BlockingIOError:
-            file.close()
-            msg = f"{path}: another `torouter collect` is writing it: wait until it ends, or give another --out"
-            raise ConfigurationError(msg) from None
-        except FileNotFoundError:
-            pass
-        file.close()
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the journal's lock, which ends with this process, however it ends."""
+    lock_file = path.with_name(path.name + ".lock")  # not the journal itself: Windows would let nobody write to it
+    lock = FileLock(lock_file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        msg = f"{path}: another `torouter collect` is writing it: wait until it ends, or give another --out"
+        raise ConfigurationError(msg) from None
+    try:
+        yield
+    finally:
+        # Deleted while it is held: a lock on a file that is gone counts for nothing, so the next run makes a new one.
+        # Windows refuses, and FileLock deletes it there.
+        with suppress(OSError):
+            lock_file.unlink()
+        lock.release()

@@ -179,6 +179,10 @@ class ScriptedTGI:
         self._port = listener.sockets[0].getsockname()[1]
         started.set()
         await self._stopping.wait()
+        # Asyncio never closes a connection that it accepts while the listener is closed: let it finish, in three steps.
+        self._loop.remove_reader(listener.sockets[0].fileno())
+        for _ in range(3):
+            await asyncio.sleep(0)
         listener.close()
         await protocol.shutdown(0.01)
 
