@@ -121,16 +121,14 @@ def from_chunk(chunk: ChatChunk, served_model: str | None = None) -> ChatGenerat
     return ChatGenerationChunk(message=message)
 
 
-def answer_facts(answer: ChatReply | ChatChunk | ChatResult | ChatGenerationChunk) -> AnswerFacts | None:
-    """Model and tokens that an answer, or a chunk of one, states; None where it states neither."""
+def answer_facts(answer: ChatReply | ChatChunk | ChatResult | ChatGenerationChunk, known: AnswerFacts) -> AnswerFacts:
+    """The facts known after an answer or a chunk of it."""
     if isinstance(answer, (ChatReply, ChatChunk)):
-        return answer.facts
+        return known.after(answer.model, answer.usage)
     message = (answer.generations[0] if isinstance(answer, ChatResult) else answer).message
     usage: UsageMetadata | None = getattr(message, "usage_metadata", None)
-    model = message.response_metadata.get("model_name")
-    if usage is None:
-        return None if model is None else AnswerFacts(model)
-    return AnswerFacts(model, usage["input_tokens"], usage["output_tokens"])
+    tokens = None if usage is None else Usage(usage["input_tokens"], usage["output_tokens"])
+    return known.after(message.response_metadata.get("model_name"), tokens)
 
 
 def turns_of(messages: Sequence[BaseMessage]) -> list[Turn]:

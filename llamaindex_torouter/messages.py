@@ -17,7 +17,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from torouter.chat import AnswerFacts, ChatChunk, ChatReply, ToolCall
+from torouter.chat import AnswerFacts, ChatChunk, ChatReply, GrowingReply, ToolCall
 from torouter.errors import ConfigurationError
 from torouter.routing.routing_text import Turn
 
@@ -85,23 +85,25 @@ def _has_image(message: ChatMessage) -> bool:
     return any(isinstance(block, ImageBlock) for block in message.blocks)
 
 
-def answer_facts(response: ChatResponse) -> AnswerFacts:
-    """Model and tokens of a response, where its `raw` is the server's OpenAI-like object."""
-    raw = response.raw if isinstance(response.raw, Mapping) else {}
+def answer_facts(response: ChatResponse, known: AnswerFacts) -> AnswerFacts:
+    """The facts known after a response, where its integration keeps the server's OpenAI-like object."""
+    raw = response.raw
+    if not isinstance(raw, (dict, Mapping)):  # the first spares the slow check of the second
+        return known
     usage = raw.get("usage")
-    tokens = usage if isinstance(usage, Mapping) else {}
-    return AnswerFacts(raw.get("model"), tokens.get("prompt_tokens"), tokens.get("completion_tokens"))
+    if not isinstance(usage, Mapping):
+        return known.after(raw.get("model"), None)
+    return known.updated(AnswerFacts(raw.get("model"), usage.get("prompt_tokens"), usage.get("completion_tokens")))
 
 
-def from_reply(reply: ChatReply, step: ChatChunk | None = None) -> ChatResponse:
+def from_reply(reply: ChatReply | GrowingReply, step: ChatChunk | None = None) -> ChatResponse:
     """An answer; of a streamed one, the answer so far, of which `step` is the newest chunk."""
     calls = [_block(call) for call in reply.tool_calls]
     blocks: list[Any] = [TextBlock(text=reply.text), *calls] if reply.text or not calls else calls
     # LlamaIndex's streamed structured output reads the calls here and not in the blocks.
     extra = {"tool_calls": [_call_to_openai(call) for call in calls]} if calls else {}
     message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=extra)
-    finish_reason = reply.finish_reason if step is None else step.finish_reason
-    raw: dict[str, Any] = {"model": reply.model, "finish_reason": finish_reason}
+    raw: dict[str, Any] = {"model": reply.model, "finish_reason": reply.finish_reason}
     if (usage := reply.usage) is not None:
         raw["usage"] = {
             "prompt_tokens": usage.input_tokens,

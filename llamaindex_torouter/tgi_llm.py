@@ -168,7 +168,8 @@ class TGILLM(ExpertLLM):
         async with aclosing(stream):
             growing = GrowingReply(endpoint.expert.served_model)
             async for chunk in stream:
-                yield from_reply(growing.add(chunk), chunk)
+                growing.add(chunk)
+                yield from_reply(growing, chunk)
 
 
 def _request(call: Call) -> ChatRequest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -83,11 +83,6 @@ class ChatReply:
     model: str | None = None
     logprobs: tuple[Mapping[str, Any], ...] | None = None
 
-    @property
-    def facts(self) -> AnswerFacts:
-        """Model and tokens, as far as the server states them."""
-        return _facts(self.model, self.usage)
-
 
 @dataclass(frozen=True, slots=True)
 class ChatChunk:
@@ -100,36 +95,43 @@ class ChatChunk:
     model: str | None = None
     logprobs: tuple[Mapping[str, Any], ...] | None = None
 
-    @property
-    def facts(self) -> AnswerFacts | None:
-        """Model and tokens of the answer, None where this step states neither."""
-        return None if self.model is None and self.usage is None else _facts(self.model, self.usage)
-
 
 class GrowingReply:
-    """The answer that a stream's chunks have made up so far; `reply.finish_reason` counts once the stream has ended."""
+    """A `ChatReply` that grows by a stream's chunks, in place, since it does so at every token.
+
+    It has ChatReply's fields; `finish_reason` is None until the stream states it.
+    """
+
+    __slots__ = ("_calls", "_logprobs", "finish_reason", "model", "text", "usage")
 
     def __init__(self, served_model: str | None = None) -> None:
-        self.reply = ChatReply("", model=served_model)
+        self.text = ""
+        self.finish_reason: FinishReason | None = None
+        self.usage: Usage | None = None
+        self.model = served_model
         self._calls: dict[int, ToolCall] = {}
+        self._logprobs: list[Mapping[str, Any]] = []
 
-    def add(self, chunk: ChatChunk) -> ChatReply:
-        """The answer with one more step."""
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(self._calls.values())
+
+    @property
+    def logprobs(self) -> tuple[Mapping[str, Any], ...] | None:
+        return tuple(self._logprobs) or None
+
+    def add(self, chunk: ChatChunk) -> None:
+        """Take one more step."""
+        self.text += chunk.text
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+        self.usage = chunk.usage or self.usage
+        self.model = chunk.model or self.model
+        self._logprobs += chunk.logprobs or ()
         for piece in chunk.tool_calls:
-            old = self._calls.get(piece.index, ToolCall("", "", ""))
+            call = self._calls.get(piece.index, ToolCall("", "", ""))
             self._calls[piece.index] = ToolCall(
-                old.id or piece.id or "", old.name or piece.name or "", old.arguments + piece.arguments
+                call.id or piece.id or "", call.name or piece.name or "", call.arguments + piece.arguments
             )
-        old_reply = self.reply
-        self.reply = ChatReply(
-            old_reply.text + chunk.text,
-            tuple(self._calls.values()),
-            chunk.finish_reason or old_reply.finish_reason,
-            chunk.usage or old_reply.usage,
-            chunk.model or old_reply.model,
-            old_reply.logprobs if chunk.logprobs is None else (*(old_reply.logprobs or ()), *chunk.logprobs),
-        )
-        return self.reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,12 @@ class AnswerFacts:
     input_tokens: int | None = None
     output_tokens: int | None = None
 
+    def after(self, model: str | None, usage: Usage | None) -> AnswerFacts:
+        """The facts after an answer, or a step of one, that states these; itself where nothing is new."""
+        if usage is not None:
+            return AnswerFacts(model or self.model, usage.input_tokens, usage.output_tokens)
+        return self if model is None or model == self.model else replace(self, model=model)
+
     def updated(self, news: AnswerFacts) -> AnswerFacts:
         """The same with every fact that `news` states."""
         return AnswerFacts(
@@ -147,10 +155,6 @@ class AnswerFacts:
             self.input_tokens if news.input_tokens is None else news.input_tokens,
             self.output_tokens if news.output_tokens is None else news.output_tokens,
         )
-
-
-def _facts(model: str | None, usage: Usage | None) -> AnswerFacts:
-    return AnswerFacts(model) if usage is None else AnswerFacts(model, usage.input_tokens, usage.output_tokens)
 
 
 @dataclass(frozen=True, slots=True)

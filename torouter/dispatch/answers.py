@@ -31,8 +31,8 @@ class Target:
     tell: Callable[[AnswerFacts], None]
 
 
-def _no_facts(_answer: object) -> None:
-    return None
+def _no_facts(_answer: object, known: AnswerFacts) -> AnswerFacts:
+    return known
 
 
 def _no_text(_item: object) -> str:
@@ -44,11 +44,11 @@ class AnswerReader(Generic[T_contra]):
     """Reads the answers of one framework, whose classes the dispatcher does not know.
 
     Attributes:
-        facts: Model and tokens that a whole answer or one item of a stream states; None where it states neither.
+        facts: What is known after a whole answer, or one item of a stream, given what was known before.
         text: The text that one item adds to its stream.
     """
 
-    facts: Callable[[T_contra], AnswerFacts | None] = _no_facts
+    facts: Callable[[T_contra, AnswerFacts], AnswerFacts] = _no_facts
     text: Callable[[T_contra], str] = _no_text
 
 

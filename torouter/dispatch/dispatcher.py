@@ -217,7 +217,7 @@ class Dispatcher:
                 if self._before is not None:
                     await self._before(target)
                 value = await ask(target)
-            self._note(lease, value)
+            lease.facts = self._reader.facts(value, lease.facts)
         except BaseException as error:
             if self._may_try_next(events, lease, error, timer):
                 return None
@@ -243,16 +243,12 @@ class Dispatcher:
         seconds = None if left == math.inf else left
         return Target(lease.replica.expert, lease.replica.url, seconds, lease.note)
 
-    def _note(self, lease: Lease, answer: object) -> None:
-        if (facts := self._reader.facts(answer)) is not None:
-            lease.note(facts)
-
     async def _items(
         self, events: CallEvents, lease: Lease, target: Target, ask: Callable[[Target], AsyncGenerator[T, None]]
     ) -> AsyncGenerator[T, None]:
         """The stream's items. Once the first one has arrived, the end of the stream releases its place."""
         texts: list[str] = []
-        read_text = self._reader.text
+        read_text, read_facts = self._reader.text, self._reader.facts
         try:
             began, seconds = lease.began, 0.0  # without the time that the consumer takes between items
             if self._before is not None:
@@ -264,7 +260,7 @@ class Dispatcher:
             async with aclosing(stream):
                 async for item in stream:
                     seconds += self._clock() - began
-                    self._note(lease, item)
+                    lease.facts = read_facts(item, lease.facts)
                     texts.append(read_text(item))
                     yield item
                     began = self._clock()
