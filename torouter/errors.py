@@ -83,6 +83,7 @@ class ExpertError(TORouterError):
         error_type: The server's own name of the error (`overloaded`, `validation`, ...).
         body: The start of the server's answer. It may quote the prompt, so it is kept out of the message.
         partial_text: The text that was streamed before the failure, "" if none was.
+        retry_after: Seconds after which the server asks to be called again, None where it states none.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class ExpertError(TORouterError):
         error_type: str | None = None,
         body: str = "",
         partial_text: str = "",
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.expert = expert
@@ -101,6 +103,7 @@ class ExpertError(TORouterError):
         self.error_type = error_type
         self.body = body
         self.partial_text = partial_text
+        self.retry_after = retry_after
 
 
 class ExpertUnavailableError(ExpertError):

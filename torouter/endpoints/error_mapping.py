@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from torouter.endpoints.retry_after import retry_after
 from torouter.errors import (
     ContextLengthError,
     ExpertAuthenticationError,
@@ -72,7 +73,7 @@ def error_from_response(expert: str, status: int, body: bytes, headers: Mapping[
         expert: Name of the expert.
         status: HTTP status.
         body: The answer's body: TGI's or another server's JSON, plain text, HTML or nothing.
-        headers: The answer's headers; `Location` is read.
+        headers: The answer's headers; `Location` and `Retry-After` are read.
     """
     raw = body[: 4 * BODY_CHARACTERS].decode("utf-8", errors="replace")
     try:
@@ -84,7 +85,9 @@ def error_from_response(expert: str, status: int, body: bytes, headers: Mapping[
         mapped: _Mapped = (ExpertNotFoundError, _redirect_hint(headers.get("Location", "")))
     else:
         mapped = _classify(status, text, error_type)
-    return _expert_error(expert, mapped, status=status, text=text, error_type=error_type, body=raw)
+    error = _expert_error(expert, mapped, status=status, text=text, error_type=error_type, body=raw)
+    error.retry_after = retry_after(headers)
+    return error
 
 
 def error_in_answer(expert: str, value: Mapping[str, Any]) -> ExpertError:
