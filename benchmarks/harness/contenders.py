@@ -85,6 +85,7 @@ def process(
             child.wait(10)
         except subprocess.TimeoutExpired:
             child.kill()
+            child.wait()
         killer.cancel()
         cast("Any", child.stdout).close()
 
