@@ -48,7 +48,7 @@ dist: .venv/release.done
 	$(BIN)/twine check --strict dist/*
 	$(PYTHON) -m venv build/empty
 	build/empty/bin/python -m pip install --quiet dist/*.whl
-	cd build && empty/bin/python -I -c 'import torouter; print(torouter.__version__, torouter.__file__)'
+	cd build && empty/bin/python -I -c 'from torouter import *; print(Expert)'
 	build/empty/bin/torouter --help >build/help.txt
 
 .venv/bin/python:
