@@ -9,22 +9,47 @@ INPUTS := pyproject.toml constraints.txt
 # The text-generation package wants a huggingface-hub that transformers 5 can't live with.
 TG := .venv-text-generation
 
-.PHONY: demo test test-text-generation lint clean
+# Direct dependencies at the lower bounds that pyproject.toml gives.
+LOWEST := .venv-lowest
+
+# Test processes. Each loads torch, so it takes a core and about 1 GB.
+WORKERS ?= 2
+
+.PHONY: demo test test-text-generation test-lowest lint hooks dist clean
 
 demo: .venv/demo.done
 	$(BIN)/torouter demo
 
 test: .venv/test.done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
 
-# The tests' own conftest.py stands on the train extra, which this environment is without.
+# This environment has neither the train extra, which the tests' own conftest.py needs, nor the plugins of pyproject's addopts.
 test-text-generation: $(TG)/test.done
-	$(TG)/bin/python -m pytest --confcutdir=tests/text_generation tests/text_generation
+	$(TG)/bin/python -m pytest --override-ini addopts=-ra --confcutdir=tests/text_generation tests/text_generation
+
+# Old versions may warn of what newer ones have changed.
+test-lowest: $(LOWEST)/test.done
+	$(LOWEST)/bin/python -m pytest -W default --numprocesses $(WORKERS) --dist loadscope \
+		$(addprefix tests/,dispatch endpoints evaluation langchain llamaindex outcomes routers routing runtime training)
 
 lint: .venv/lint.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+hooks: .venv/lint.done
+	$(PIP) --group hooks
+	$(BIN)/pre-commit install
+
+# The distributions, checked as what a user gets from them.
+dist: .venv/release.done
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install --quiet dist/*.whl
+	cd build && empty/bin/python -I -c 'from torouter import *; print(Expert)'
+	build/empty/bin/torouter --help >build/help.txt
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -44,6 +69,10 @@ lint: .venv/lint.done
 	$(PIP) --group lint
 	@touch $@
 
+.venv/release.done: .venv/bin/python $(INPUTS)
+	$(PIP) --group release
+	@touch $@
+
 $(TG)/test.done: pyproject.toml constraints-text-generation.txt
 	$(PYTHON) -m venv $(TG)
 	$(TG)/bin/python -m pip install --quiet 'pip>=25.1'
@@ -51,5 +80,13 @@ $(TG)/test.done: pyproject.toml constraints-text-generation.txt
 		--editable '.[langchain,llamaindex,text-generation]' --group test-text-generation
 	@touch $@
 
+# pip takes torch, since uv would take the CUDA build; uv then keeps what is installed.
+$(LOWEST)/test.done: $(INPUTS)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints.txt 'pip>=25.1' 'uv>=0.9' torch
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --link-mode copy --resolution lowest-direct \
+		--constraint constraints.txt --editable '.[langchain,llamaindex,train,otel,search]' --group test
+	@touch $@
+
 clean:
-	rm -rf .venv $(TG) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(TG) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -92,6 +92,7 @@ def child_process(
             child.wait(10)
         except subprocess.TimeoutExpired:
             child.kill()
+            child.wait()
         killer.cancel()
         cast("Any", child.stdout).close()
 
