@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import tiny
 from tests.support.scripted_tgi import ScriptedTGI
+from torouter.routers.outcome_matrix import OutcomeMatrix
 
 
 @pytest.fixture
@@ -16,6 +17,12 @@ def tgi() -> Iterator[ScriptedTGI]:
     """A scripted TGI server of the newest version."""
     with ScriptedTGI() as server:
         yield server
+
+
+@pytest.fixture
+def outcomes() -> OutcomeMatrix:
+    """The tiny table's outcomes, as the routers learn them."""
+    return tiny.table().matrix()
 
 
 @pytest.fixture(scope="session")

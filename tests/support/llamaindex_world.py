@@ -1,4 +1,4 @@
-"""What the tests of the LlamaIndex adapter share: two experts, an LLM that routes between them, and event recorders."""
+"""What the tests of the LlamaIndex adapter share: two experts, LLMs that route or are experts, and event recorders."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+)
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # a re-export
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.llms import CustomLLM
+from llama_index.core.llms.callbacks import llm_completion_callback
+from pydantic import Field
 
 from llamaindex_torouter import RoutedLLM
 from tests.support.scripted_tgi import ScriptedTGI
@@ -72,3 +83,40 @@ def counter() -> tuple[TokenCountingHandler, CallbackManager]:
     """LlamaIndex's own token counter; where usage is reported it uses that instead of its tokenizer."""
     handler = TokenCountingHandler(tokenizer=str.split)
     return handler, CallbackManager([handler])
+
+
+def user(text: str) -> list[ChatMessage]:
+    return [ChatMessage(role=MessageRole.USER, content=text)]
+
+
+def routing(response: ChatResponse | CompletionResponse) -> dict[str, Any]:
+    block: dict[str, Any] = response.additional_kwargs["routing"]
+    return block
+
+
+class Sure(CustomLLM):
+    """A completion model that counts itself, as integrations do."""
+
+    calls: list[str] = Field(default_factory=list)
+    failure: Any = None
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        return LLMMetadata(context_window=512, model_name="sure")
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        self.calls.append(prompt)
+        if self.failure is not None:
+            raise self.failure
+        usage = {"prompt_tokens": 3, "completion_tokens": 2}
+        return CompletionResponse(text="Sure.", raw={"usage": usage})
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        def steps() -> CompletionResponseGen:
+            for text in ("Su", "Sure."):
+                usage = {"prompt_tokens": 3, "completion_tokens": 2}
+                yield CompletionResponse(text=text, delta=text[-3:], raw={"usage": usage})
+
+        return steps()

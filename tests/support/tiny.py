@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from torouter.outcomes.table import OutcomeTable
+from torouter.routers.outcome_matrix import OutcomeMatrix
 from torouter.training.arguments import TrainingArguments
 
 WORDS = {
@@ -77,6 +78,12 @@ def frame(count: int = 240, experts: tuple[str, ...] = EXPERTS) -> pd.DataFrame:
 def table(count: int = 240) -> OutcomeTable:
     """The checked table of `frame`."""
     return OutcomeTable(frame(count))
+
+
+def everything(outcomes: OutcomeMatrix) -> OutcomeMatrix:
+    """The same queries with one more expert, `all`, that is middling everywhere."""
+    column = np.full((len(outcomes), 1), 0.5, dtype=np.float32)
+    return OutcomeMatrix(outcomes.queries, (*outcomes.experts, "all"), np.hstack([outcomes.scores, column]))
 
 
 def training_arguments(encoder: Path, **options: object) -> TrainingArguments:

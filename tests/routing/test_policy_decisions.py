@@ -1,41 +1,25 @@
-"""Which expert a policy puts first, which it leaves out, and which numbers it is calibrated to."""
+"""Which expert a policy puts first, which it leaves out, and what the decision says of it."""
 
 from __future__ import annotations
 
 import copy
 import json
 import pickle
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.priced_experts import PRICED, pool
 from torouter.errors import ConfigurationError, ContextLengthError, UnknownExpertError
 from torouter.experts import Expert, ExpertPool
-from torouter.routing.calibration import calibrate
 from torouter.routing.policy import RoutingPolicy
-from torouter.routing.requirements import Estimate, Estimates, ExpectedPrices, Requirements, estimate_tokens
+from torouter.routing.requirements import Estimate, Estimates, ExpectedPrices, Requirements
 from torouter.routing.scores import Scores
 from torouter.runtime.sessions import Sessions
 
 SCORES = {"small": 0.5, "code": 0.7, "large": 0.8}
-
-
-def pool(**fields: dict[str, Any]) -> ExpertPool:
-    return ExpertPool(
-        [Expert(name=name, url=f"http://{name}.test", **fields.get(name, {})) for name in ("small", "code", "large")]
-    )
-
-
-PRICED = pool(
-    small={"tags": ["edge"]},
-    code={"input_price": 1.0, "output_price": 2.0},
-    large={"input_price": 5.0, "output_price": 20.0},
-)
-
 
 # Ranking
 
@@ -322,197 +306,3 @@ def test_scores_are_told_to_six_places() -> None:
     scores = {"small": np.float32(0.1), "code": 1, "large": -0.12345678}
     rounded = RoutingPolicy().decide(scores, pool()).to_json()["scores"]
     assert json.dumps(rounded) == '{"small": 0.1, "code": 1.0, "large": -0.123457}'
-
-
-# A policy is a value
-
-
-def test_policies_compare_print_and_combine() -> None:
-    cheap = RoutingPolicy(price_weight=0.05, exclude=["large"])
-    assert repr(cheap) == "RoutingPolicy(price_weight=0.05, exclude=['large'])"
-    assert repr(RoutingPolicy()) == "RoutingPolicy()"
-    both = cheap | RoutingPolicy(max_seconds=3, exclude=["small"])
-    assert both == RoutingPolicy(price_weight=0.05, max_seconds=3, exclude=["small", "large"])
-    assert hash(both) == hash(RoutingPolicy(price_weight=0.05, max_seconds=3, exclude=["large", "small"]))
-    assert cheap.replace(price_weight=0.1).price_weight == 0.1
-    with pytest.raises(AttributeError):
-        cheap.price_weight = 1  # type: ignore[misc]
-
-
-def test_a_policy_survives_plain_data_and_yaml(tmp_path: Path) -> None:
-    policy = RoutingPolicy(
-        edge="edge", edge_threshold=0.1, default_expert="code", min_confidence=0.4, exclude=["small"]
-    )
-    assert RoutingPolicy.from_mapping(policy.to_mapping()) == policy
-    file = tmp_path / "policy.yaml"
-    file.write_text("price_weight: 0.05\nexclude: [small]\n", encoding="utf-8")
-    assert RoutingPolicy.from_yaml(file) == RoutingPolicy(price_weight=0.05, exclude=["small"])
-
-
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [
-        ("price_wieght: 1", "'price_wieght'"),
-        ("price_weight: -1", "price_weight=-1"),
-        ("- price_weight", "one mapping"),
-        ("price_weight: [", "YAML"),
-    ],
-)
-def test_a_wrong_policy_file_is_one_error_that_names_file_and_field(tmp_path: Path, text: str, part: str) -> None:
-    file = tmp_path / "policy.yaml"
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"policy\.yaml") as caught:
-        RoutingPolicy.from_yaml(file)
-    assert part in str(caught.value)
-    with pytest.raises(ConfigurationError, match=r"absent\.yaml"):
-        RoutingPolicy.from_yaml(tmp_path / "absent.yaml")
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"price_weight": float("nan")},
-        {"latency_weight": "fast"},
-        {"max_price": -1},
-        {"max_seconds": True},
-        {"edge": ""},
-        {"edge_threshold": 0.1},
-        {"default_expert": "a"},
-        {"min_confidence": 0.5},
-        {"exclude": "small"},
-    ],
-)
-def test_wrong_fields_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="RoutingPolicy: "):
-        RoutingPolicy(**fields)
-
-
-def test_check_finds_names_and_tags_that_no_expert_has() -> None:
-    for policy in (
-        RoutingPolicy(exclude=["gone"]),
-        RoutingPolicy(default_expert="gone", min_confidence=0.5),
-        RoutingPolicy(edge="gone"),
-    ):
-        with pytest.raises(ConfigurationError, match="'gone'"):
-            policy.check(PRICED)
-    RoutingPolicy(edge="edge", exclude=["code"]).check(PRICED)
-
-
-@pytest.mark.parametrize(
-    ("text", "tokens"),  # about what a usual tokenizer makes of it
-    [
-        ("", 0),
-        ("The quick brown fox jumps over the lazy dog.", 10),
-        ("def add(a, b):\n    return a + b\n", 13),
-        ("Two trains 120 km apart move at 45.5 km/h and 30 km/h.", 19),
-        ("私は学生です。", 7),
-    ],
-)
-def test_a_token_estimate_is_near_and_rather_too_low(text: str, tokens: int) -> None:
-    assert 0.7 * tokens <= estimate_tokens(text) + 1 <= 1.1 * tokens + 1
-
-
-def test_the_estimate_of_a_huge_text_looks_at_all_of_it_and_at_no_more_than_a_part() -> None:
-    words, digits = "a plain sentence of words. " * 20_000, "3.14159265 " * 20_000
-    whole = sum(estimate_tokens(text[i : i + 30_000]) for text in (words, digits) for i in range(0, len(text), 30_000))
-    assert estimate_tokens(words + digits) == pytest.approx(whole, rel=0.05)
-
-
-# Calibration
-
-NAMES = ("small", "code", "large")
-
-
-def outcomes(n: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores that tell something of the quality, and costs that differ by query."""
-    rng = np.random.default_rng(0)
-    scores = np.clip(rng.normal([0.45, 0.5, 0.65], 0.2, (n, 3)), 0, 1)
-    quality = (rng.random((n, 3)) < scores).astype(float)
-    cost = rng.gamma(4.0, [0.0, 0.0005, 0.004], (n, 3))
-    return scores, quality, cost
-
-
-def test_the_edge_threshold_keeps_to_a_cloud_share_and_sends_the_best_queries() -> None:
-    scores, quality, cost = outcomes()
-    calibration = calibrate(
-        RoutingPolicy(edge="edge"), PRICED, NAMES, scores=scores, quality=quality, cost_usd=cost, cloud_share=0.3
-    )
-    chosen = [
-        NAMES.index(calibration.policy.decide(dict(zip(NAMES, row, strict=True)), PRICED).expert)
-        for row in scores.tolist()
-    ]
-    rows = np.arange(len(scores))
-    assert np.mean(np.array(chosen) != 0) == calibration.cloud_share == 0.3
-    assert calibration.quality == pytest.approx(quality[rows, chosen].mean())
-    assert calibration.price == pytest.approx(1000 * cost[rows, chosen].mean())
-    at_random = 0.7 * quality[:, 0].mean() + 0.3 * quality[rows, 1 + scores[:, 1:].argmax(axis=1)].mean()
-    assert calibration.quality > at_random
-
-
-def test_the_edge_threshold_reaches_a_quality_with_the_fewest_cloud_queries() -> None:
-    scores, quality, _ = outcomes()
-
-    def share(target: float) -> float | None:
-        calibration = calibrate(
-            RoutingPolicy(edge="edge"), PRICED, NAMES, scores=scores, quality=quality, target_quality=target
-        )
-        assert calibration.quality >= target
-        return calibration.cloud_share
-
-    low, high = share(0.5), share(0.6)
-    assert low is not None
-    assert high is not None
-    assert 0 < low < high < 1
-
-
-def test_the_price_weight_keeps_to_a_price_or_a_quality() -> None:
-    scores, quality, cost = outcomes()
-
-    def calibrated(**target: float) -> Any:
-        return calibrate(RoutingPolicy(), PRICED, NAMES, scores=scores, quality=quality, cost_usd=cost, **target)
-
-    free = calibrated(max_price=1000)
-    capped = calibrated(max_price=5.0)
-    assert capped.price <= 5.0
-    assert capped.policy.price_weight > 0
-    assert capped.quality < free.quality
-    cheap = calibrated(target_quality=0.99 * free.quality)
-    assert cheap.quality >= 0.99 * free.quality
-    assert cheap.price < free.price
-    assert calibrated(max_price=0.0).price == 0  # everything to the expert that costs nothing
-
-
-def test_equal_gains_are_never_split_by_a_threshold() -> None:
-    scores = np.array([[0.5, 0.0, 0.7]] * 4 + [[0.5, 0.0, 0.6]] * 6)
-    calibration = calibrate(RoutingPolicy(edge="edge"), PRICED, NAMES, scores=scores, quality=scores, cloud_share=0.5)
-    assert calibration.cloud_share == 0.4
-    assert 0.1 < calibration.policy.edge_threshold < 0.2
-    everything = calibrate(RoutingPolicy(edge="edge"), PRICED, NAMES, scores=scores, quality=scores, cloud_share=1.0)
-    assert everything.cloud_share == 1.0
-    assert everything.policy.decide({"small": 0.5, "code": 0.0, "large": 0.6}, PRICED).expert == "large"
-
-
-@pytest.mark.parametrize(
-    ("policy", "options", "part"),
-    [
-        (RoutingPolicy(), {"cloud_share": 0.5}, "edge"),
-        (RoutingPolicy(), {}, "exactly one"),
-        (RoutingPolicy(), {"target_quality": 0.5, "max_price": 1.0}, "exactly one"),
-        (RoutingPolicy(), {"target_quality": 1.1}, "out of reach"),
-        (RoutingPolicy(edge="nowhere"), {"cloud_share": 0.5}, "'nowhere'"),
-    ],
-)
-def test_what_cannot_be_calibrated_is_one_clear_error(
-    policy: RoutingPolicy, options: dict[str, float], part: str
-) -> None:
-    scores, quality, cost = outcomes(20)
-    with pytest.raises(ConfigurationError, match=part):
-        calibrate(policy, PRICED, NAMES, scores=scores, quality=quality, cost_usd=cost, **options)
-
-
-def test_calibration_checks_its_arrays() -> None:
-    scores, quality, _ = outcomes(20)
-    with pytest.raises(ConfigurationError, match=r"quality has shape \(20, 2\)"):
-        calibrate(RoutingPolicy(), PRICED, NAMES, scores=scores, quality=quality[:, :2], max_price=1)
-    with pytest.raises(ConfigurationError, match="rows"):
-        calibrate(RoutingPolicy(), PRICED, NAMES, scores=scores, quality=quality[:10], max_price=1)
