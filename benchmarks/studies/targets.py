@@ -72,7 +72,7 @@ class Workshop:
     costs: list[dict[str, float]] = field(default_factory=list)
 
     def router(self, kind: TrainedKind, name: str, train: OutcomeTable, seed: int) -> Router:
-        """A router that learnt `train`; `name` tells the table."""
+        """A router trained on `train`; `name` is the table's."""
         if kind != "bert":
             return fit(train, TrainingArguments(router=kind, seed=seed), self.encoder)
         out = self.runs / f"{name}-bert-{seed}"
@@ -90,8 +90,9 @@ class Workshop:
         began = time.perf_counter()
         process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)  # Popen does not learn what wait4 was told
         if status:
-            raise SystemExit(f"{' '.join(command)} failed: {os.waitstatus_to_exitcode(status)}")
+            raise SystemExit(f"{' '.join(command)} failed: {process.returncode}")
         table.unlink()
         return {
             "seconds": time.perf_counter() - began,
