@@ -89,8 +89,9 @@ class Workshop:
         began = time.perf_counter()
         process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            raise SystemExit(f"{' '.join(command)} failed: {os.waitstatus_to_exitcode(status)}")
+        process.returncode = os.waitstatus_to_exitcode(status)  # wait4 has reaped it behind Popen's back
+        if process.returncode:
+            raise SystemExit(f"{' '.join(command)} failed: {process.returncode}")
         table.unlink()
         return {
             "seconds": time.perf_counter() - began,
