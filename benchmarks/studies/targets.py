@@ -90,8 +90,8 @@ class Workshop:
         began = time.perf_counter()
         process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)  # Popen does not learn what wait4 was told
-        if status:
+        process.returncode = os.waitstatus_to_exitcode(status)  # wait4 has reaped it behind Popen's back
+        if process.returncode:
             raise SystemExit(f"{' '.join(command)} failed: {process.returncode}")
         table.unlink()
         return {

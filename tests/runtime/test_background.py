@@ -109,7 +109,8 @@ def test_many_threads_share_the_loop() -> None:
 
 def test_a_forked_child_gets_a_loop_of_its_own_and_the_process_ends_quietly() -> None:
     code = """
-import os
+import os, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and newer warn of every fork beside threads
 from torouter.runtime import background
 async def answer(): return 42
 assert background.run(answer()) == 42
