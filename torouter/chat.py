@@ -126,7 +126,8 @@ class GrowingReply:
         self.finish_reason = chunk.finish_reason or self.finish_reason
         self.usage = chunk.usage or self.usage
         self.model = chunk.model or self.model
-        self._logprobs += chunk.logprobs or ()
+        if chunk.logprobs:
+            self._logprobs += chunk.logprobs
         for piece in chunk.tool_calls:
             call = self._calls.get(piece.index, ToolCall("", "", ""))
             self._calls[piece.index] = ToolCall(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
@@ -92,13 +92,18 @@ class StartedStream(Generic[T]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> T:
-        return self._first.pop() if self._first else await anext(self._rest)
+    def __anext__(self) -> Awaitable[T]:
+        # Not a coroutine of its own, which every token would have to pass.
+        return _ready(self._first.pop()) if self._first else self._rest.__anext__()
 
     async def aclose(self) -> None:
         """Close the stream early."""
         self._first.clear()
         await self._rest.aclose()
+
+
+async def _ready(item: T) -> T:
+    return item
 
 
 class ServedStream(StartedStream[T]):
