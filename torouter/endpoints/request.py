@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torouter.chat import ChatRequest
+from torouter.endpoints.tool_choice import openai_tool_choice
 from torouter.errors import ExpertRequestError
 from torouter.experts import Expert
 
@@ -72,7 +73,7 @@ def chat_body(expert: Expert, request: ChatRequest, *, stream: bool) -> dict[str
     if tools:
         body["tools"] = [_tool(tool) for tool in tools]
         if request.tool_choice is not None:
-            body["tool_choice"] = _tool_choice(request.tool_choice)
+            body["tool_choice"] = openai_tool_choice(request.tool_choice)
     if request.response_format is not None:
         if tgi and tools:
             fix = "TGI can't constrain an answer that may be a tool call: give one of the two"
@@ -243,14 +244,6 @@ def _tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
         return tool
     # TGI refuses a function without parameters.
     return {**tool, "function": {**function, "parameters": {"type": "object", "properties": {}}}}
-
-
-def _tool_choice(choice: str | Mapping[str, Any]) -> Any:
-    if choice == "any":
-        return "required"
-    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
-        return {"type": "function", "function": {"name": choice}}
-    return choice
 
 
 def _tgi_grammar(expert: Expert, response_format: Mapping[str, Any]) -> dict[str, Any] | None:

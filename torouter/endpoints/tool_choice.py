@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torouter.errors import ConfigurationError
 
@@ -22,13 +22,20 @@ def normalized_tool_choice(choice: ToolChoice | bool | None, names: Collection[s
     """
     if choice is None or choice is False:
         return None
-    if choice is True or choice == "any":
-        return "required"
-    if choice in ("auto", "none", "required"):
-        return choice
-    normal = {"type": "function", "function": {"name": choice}} if isinstance(choice, str) else choice
+    normal = openai_tool_choice(choice)
+    if isinstance(normal, str):
+        return normal
     function = normal.get("function")
     if not isinstance(function, Mapping) or function.get("name") not in names:
         msg = f"tool_choice={choice!r} names no bound tool: use one of {', '.join(names)}"
         raise ConfigurationError(msg)
     return normal
+
+
+def openai_tool_choice(choice: ToolChoice | Literal[True]) -> ToolChoice:
+    """OpenAI's form of a choice, without a check of the tool that it names."""
+    if choice is True or choice == "any":
+        return "required"
+    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
+        return {"type": "function", "function": {"name": choice}}
+    return choice
